@@ -1,0 +1,318 @@
+/**
+ * The client of the classic PHP socket example, on the native TCP of Bun or of
+ * Deno: it connects, sends a message, and prints what the server sends until
+ * the server closes.
+ *
+ *     bun client.ts [ip] [port] [message]
+ *     deno run --allow-net client.ts [ip] [port] [message]
+ */
+export {};
+
+const { args, connect, stdout } = onDeno() ?? onBun() ?? onNeither();
+const encoder = new TextEncoder();
+const { ip, port, message } = await readArguments();
+
+// socket_create, socket_connect
+tell(`正在連線 ${ip}:${port}`);
+const sock = await connect(ip, port)
+  .catch(die("socket_connect() 失敗的原因是:"));
+tell("已連線");
+
+// socket_write: where it fails, the server may still have said something.
+const sent = await write(sock, encoder.encode(message))
+  .catch(warn("socket_write() 失敗的原因是:"));
+if (sent !== null) tell(`已傳送 ${sent} 個位元組`);
+
+// socket_read
+const buf = new Uint8Array(8192);
+let received = 0;
+while (true) {
+  const length = await sock.read(buf)
+    .catch(die("socket_read() 失敗的原因是:"));
+  if (length === null) break;
+  await echo(buf.subarray(0, length));
+  received += length;
+}
+tell(`已收到 ${received} 個位元組`);
+
+// socket_close
+sock.close();
+tell("已關閉連線");
+if (sent === null) process.exit(1);
+
+/** The arguments, checked. Wrong ones, and `--help`, end the program. */
+async function readArguments() {
+  const usage = "用法:client.ts [ip] [port] [message]   預設 127.0.0.1 1935";
+  const greeting = "你好,伺服器!\n";
+  const [ip = "127.0.0.1", port = "1935", message = greeting, ...others] = args;
+  // A third argument is a message, whatever it says.
+  if ([ip, port].some((text) => text === "-h" || text === "--help")) {
+    await echo(encoder.encode(`${usage}\n`));
+    process.exit(0);
+  }
+  const wrong = !/^0*[1-9]\d*$/.test(port) || Number(port) > 65535
+    ? `port 必須是 1 到 65535 的整數:${JSON.stringify(port)}`
+    : others.length > 0
+    ? `引數太多:${JSON.stringify(others[0])}`
+    : "";
+  if (wrong) {
+    tell(`${wrong}\n${usage}`);
+    process.exit(2);
+  }
+  return { ip, port: Number(port), message };
+}
+
+/**
+ * Writes all of `data`, since a single write may take only a part. Gives its
+ * length in bytes; throws what `to.write` throws.
+ */
+async function write(to: Writer, data: Uint8Array): Promise<number> {
+  for (let sent = 0; sent < data.length;) {
+    sent += await to.write(data.subarray(sent));
+  }
+  return data.length;
+}
+
+/** PHP's echo: all of `data` to stdout. A stdout that fails ends the program. */
+async function echo(data: Uint8Array): Promise<void> {
+  await write(stdout, data).catch(die("echo 失敗的原因是:"));
+}
+
+/** Says a line on stderr, where there is one. */
+function tell(line: string): void {
+  try {
+    console.error(line);
+  } catch {
+    // Deno throws for a stderr that is full or closed: nobody is left to tell.
+  }
+}
+
+/** Makes a handler that says on stderr which step failed and why. */
+function warn(step: string) {
+  return (error: SystemError) => {
+    tell(step + strerror(error));
+    return null;
+  };
+}
+
+/** Makes a handler that says which step failed and why, and exits with 1. */
+function die(step: string) {
+  return (error: SystemError) => {
+    warn(step)(error);
+    return process.exit(1);
+  };
+}
+
+/**
+ * The reason for an error in the system's words and its code, the same on both
+ * runtimes: `Broken pipe (EPIPE)`. Without a code, the error's own message.
+ */
+function strerror({ code, message }: SystemError): string {
+  // Bun's own messages give no reason. The words are those of glibc's strerror.
+  const words: Record<string, string> = {
+    DNS_ENOTFOUND: "Name or service not known",
+    EACCES: "Permission denied",
+    EADDRINUSE: "Address already in use",
+    EADDRNOTAVAIL: "Cannot assign requested address",
+    ECONNREFUSED: "Connection refused",
+    ECONNRESET: "Connection reset by peer",
+    EHOSTUNREACH: "No route to host",
+    ENETUNREACH: "Network is unreachable",
+    ENOSPC: "No space left on device",
+    EPIPE: "Broken pipe",
+    ETIMEDOUT: "Connection timed out",
+  };
+  if (code === undefined) return message;
+  return `${words[code] ?? message.replace(/ \(os error \d+\)/, "")} (${code})`;
+}
+
+// ---- Deno and Bun. The story stands on the shape of Deno's Conn, which Bun's
+// ---- callbacks are given here.
+
+interface Writer {
+  /** Takes at least one byte of `data`, and gives how many it took. */
+  write(data: Uint8Array): number | Promise<number>;
+}
+
+interface Conn extends Writer {
+  /** Puts what has come into `buf`: how many bytes, or null at the end. */
+  read(buf: Uint8Array): Promise<number | null>;
+  close(): void;
+}
+
+interface SystemError extends Error {
+  code?: string;
+}
+
+/** All three runtimes have it, and Bun has no other exit. */
+declare const process: { exit(code: number): never };
+
+declare const Deno: {
+  args: string[];
+  connect(options: { hostname: string; port: number }): Promise<Conn>;
+  stdout: { writeSync(data: Uint8Array): number };
+} | undefined;
+
+function onDeno() {
+  if (typeof Deno === "undefined") return undefined;
+  const { args, connect, stdout } = Deno;
+  return {
+    args,
+    connect: (hostname: string, port: number) => connect({ hostname, port }),
+    // Its async write goes through a thread, and takes longer.
+    stdout: { write: (data: Uint8Array) => stdout.writeSync(data) },
+  };
+}
+
+declare const Bun: {
+  argv: string[];
+  dns: {
+    lookup(hostname: string, options: { backend: "libc" }): Promise<unknown>;
+  };
+  connect(options: {
+    hostname: string;
+    port: number;
+    allowHalfOpen: boolean;
+    socket: ReturnType<typeof bunHandlers>;
+  }): Promise<unknown>;
+  stdout: {
+    writer(): { write(data: Uint8Array): unknown; flush(): unknown };
+  };
+} | undefined;
+
+declare function setImmediate<T>(run: (value: T) => void, value: T): unknown;
+
+interface BunSocket {
+  data: BunState;
+  /** Gives how many bytes it took: 0 until `drain`, -1 once closed. */
+  write(data: Uint8Array): number;
+  end(): void;
+  pause(): void;
+  resume(): void;
+}
+
+interface BunState {
+  unread: Uint8Array[];
+  over: boolean;
+  /** Null once it was told. */
+  error?: SystemError | null;
+  changed(): void;
+}
+
+function onBun() {
+  if (typeof Bun === "undefined") return undefined;
+  const { argv, connect, dns, stdout } = Bun;
+  const writer = stdout.writer();
+  return {
+    args: argv.slice(2),
+    connect: (hostname: string, port: number) =>
+      new Promise<Conn>((resolve, reject) => {
+        connect({
+          hostname,
+          port,
+          allowHalfOpen: true, // or a server that has said all is not heard out
+          socket: bunHandlers(resolve),
+        }).catch(async (error) => {
+          // Bun 1.1.45 says ECONNREFUSED also of a name that does not resolve.
+          await dns.lookup(hostname, { backend: "libc" }).catch(reject);
+          reject(error);
+        });
+      }),
+    stdout: {
+      async write(data: Uint8Array) {
+        const written = await writer.write(data);
+        await writer.flush();
+        // Bun up to 1.4.0 gives true for a closed pipe, where it should reject.
+        if (written === true) throw systemError("EPIPE");
+        return data.length;
+      },
+    },
+  };
+}
+
+/** Bun's callbacks. `opened` is given a Conn for each socket that opens. */
+function bunHandlers(opened: (conn: Conn) => void) {
+  const changed = ({ data }: BunSocket) => data.changed();
+  return {
+    open(socket: BunSocket) {
+      // Bun reads on its own: nothing may be read before it is asked for.
+      socket.pause();
+      socket.data = { unread: [], over: false, changed() {} };
+      opened(bunConn(socket));
+    },
+    data(socket: BunSocket, chunk: Uint8Array) {
+      // Whoever reads is behind: let the rest wait in the system.
+      if (socket.data.unread.length > 0) socket.pause();
+      socket.data.unread.push(chunk);
+      socket.data.changed();
+    },
+    drain: changed,
+    end(socket: BunSocket) {
+      // Bun up to 1.3 says end for a reset too: then close with an error, or
+      // nothing but end again and again.
+      if (socket.data.over) {
+        socket.data.error = systemError("ECONNRESET");
+        socket.end();
+      }
+      socket.data.over = true;
+      setImmediate(changed, socket);
+    },
+    close(socket: BunSocket, error?: SystemError) {
+      const { data } = socket;
+      // Bun up to 1.3 takes epoll's EPOLLERR for an errno: 8, which is ENOEXEC.
+      if (error?.code === "ENOEXEC") data.error = systemError("ECONNRESET");
+      // A reset behind the end is no news: all was said.
+      else if (!data.over && data.error === undefined) data.error = error;
+      data.over = true;
+      data.changed();
+    },
+  };
+}
+
+/** A Bun socket as a Conn: Bun's callbacks tell of changes, its state says which. */
+function bunConn(socket: BunSocket): Conn {
+  const state = socket.data;
+  const change = () => {
+    if (state.error) fail(state.error);
+    return new Promise<void>((resolve) => state.changed = resolve);
+  };
+  const fail = (error: SystemError) => {
+    state.error = null; // as the system does: it tells of an error once
+    throw error;
+  };
+  return {
+    async read(buf) {
+      while (state.unread.length === 0) {
+        if (state.over && !state.error) return null;
+        socket.resume();
+        await change();
+      }
+      const [chunk] = state.unread;
+      const length = Math.min(chunk.length, buf.length);
+      buf.set(chunk.subarray(0, length));
+      state.unread[0] = chunk.subarray(length);
+      if (length === chunk.length) state.unread.shift();
+      return length;
+    },
+    async write(data) {
+      while (true) {
+        const sent = socket.write(data);
+        if (sent > 0) return sent;
+        // The reason may come later or never: who is gone has reset, mostly.
+        if (sent < 0 && !state.error) fail(systemError("ECONNRESET"));
+        await change();
+      }
+    },
+    close: () => socket.end(),
+  };
+}
+
+/** An error as the runtimes make them, for the places where Bun makes none. */
+function systemError(code: string): SystemError {
+  return Object.assign(new Error(code), { code });
+}
+
+function onNeither(): never {
+  tell("請用 bun client.ts 或 deno run --allow-net client.ts 執行");
+  return process.exit(1);
+}
