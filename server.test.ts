@@ -1,0 +1,729 @@
+/**
+ * Tests of server.ts and client.ts from outside, as a user starts them.
+ *
+ *     bun test
+ *     deno test -A
+ *
+ * The runtime that runs this file is tried and, where it is on PATH, the other
+ * one too, and every pairing of the two. No test waits for time to pass: it
+ * waits for bytes, for an end, or for an exit.
+ */
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import * as fs from "node:fs";
+import net from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import process from "node:process";
+import { Readable } from "node:stream";
+import { test } from "node:test";
+import { setImmediate as nextTurn } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+
+const greeting = "測試成功!\n";
+
+/** What the server prints of a client that sent `data`. */
+const printed = (data: string) => `測試成功了啊\n收到的資訊:${data}\n`;
+
+// ---- The runtimes
+
+interface Runtime {
+  name: "bun" | "deno";
+  version: string;
+  /** What stands before the name of the script. */
+  command: string[];
+}
+
+/** A runtime, or undefined where it is not to be had. */
+function find(name: Runtime["name"]): Runtime | undefined {
+  const script = name === "bun"
+    ? "console.log(process.execPath, Bun.version)"
+    : "console.log(Deno.execPath(), Deno.version.deno)";
+  // What is on PATH may be a wrapper, which would not pass a signal on: the
+  // runtime itself is asked where it is.
+  const asked = spawnSync(
+    name in process.versions ? process.execPath : name,
+    [name === "bun" ? "-e" : "eval", script],
+    { encoding: "utf8" },
+  );
+  if (asked.status !== 0) return undefined;
+  const [path, version] = asked.stdout.trim().split(" ");
+  const command = name === "bun" ? [path] : [path, "run", "--allow-net"];
+  return { name, version, command };
+}
+
+const runtimes: Runtime[] = [];
+for (const name of ["bun", "deno"] as const) {
+  const runtime = find(name);
+  if (runtime) runtimes.push(runtime);
+  else check(name, () => Promise.resolve(), "it is not on PATH");
+}
+
+// ---- What the tests work with, and how it is cleared away
+
+const leftovers: (() => void)[] = [];
+
+/** A test that leaves nothing behind, and that fails rather than hangs. */
+function check(
+  title: string,
+  body: () => Promise<void>,
+  skip: string | false = false,
+): void {
+  test(skip ? `${title} (skipped: ${skip})` : title, { skip }, async () => {
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const hung = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => reject(new Error("this hangs")), 4500);
+    });
+    try {
+      await Promise.race([body(), hung]);
+    } finally {
+      clearTimeout(timer);
+      for (const clear of leftovers.splice(0).reverse()) clear();
+    }
+  });
+}
+
+/** Keeps what a stream brings. */
+class Inbox {
+  bytes: Buffer = Buffer.alloc(0);
+  over = false;
+  #changed = () => {};
+
+  constructor(stream: Readable) {
+    const over = () => {
+      this.over = true;
+      this.#changed();
+    };
+    stream.on("end", over).on("error", over).on("close", over);
+    stream.on("data", (data: Buffer) => {
+      this.bytes = Buffer.concat([this.bytes, data]);
+      this.#changed();
+    });
+  }
+
+  /** Waits for `text`. */
+  async until(text: string): Promise<void> {
+    while (!this.bytes.includes(text)) {
+      assert(!this.over, `no "${text}" in "${this.bytes}"`);
+      await new Promise<void>((resolve) => this.#changed = resolve);
+    }
+  }
+
+  /** Waits for the end, and gives all that came. */
+  async all(): Promise<Buffer> {
+    while (!this.over) {
+      await new Promise<void>((resolve) => this.#changed = resolve);
+    }
+    return this.bytes;
+  }
+}
+
+interface Program {
+  folder: string;
+  stdout: Readable;
+  stderr: Inbox;
+  kill(signal: string): void;
+  /** The exit code, or the name of the signal that ended it. */
+  exit: Promise<number | string>;
+}
+
+/**
+ * Starts server.ts or client.ts, copied alone into an empty folder. `stdout` may
+ * be a file's descriptor.
+ */
+function start(
+  command: string[],
+  name: "server" | "client",
+  args: string[],
+  stdout: "pipe" | number = "pipe",
+): Program {
+  const folder = fs.mkdtempSync(join(tmpdir(), "socket-"));
+  leftovers.push(() => fs.rmSync(folder, { recursive: true }));
+  const script = fileURLToPath(new URL(`${name}.ts`, import.meta.url));
+  fs.copyFileSync(script, join(folder, `${name}.ts`));
+  const [file, ...before] = command;
+  const child = spawn(file, [...before, `${name}.ts`, ...args], {
+    cwd: folder,
+    stdio: ["ignore", stdout, "pipe"],
+  });
+  const { pid, stderr } = child;
+  assert(pid && stderr);
+  let running = true;
+  // Not child.kill(), which on Deno does nothing the second time.
+  const kill = (signal: string) => running && process.kill(pid, signal);
+  leftovers.push(() => kill("SIGKILL"));
+  const exit = once(child, "exit").then(([code, signal]) => {
+    running = false;
+    return code ?? signal;
+  });
+  return {
+    folder,
+    stdout: child.stdout ?? Readable.from([]),
+    stderr: new Inbox(stderr),
+    kill,
+    exit,
+  };
+}
+
+/** Starts a script, waits for its end, and gives all that there is to see. */
+async function run(
+  command: string[],
+  name: "server" | "client",
+  ...args: string[]
+) {
+  const program = start(command, name, args);
+  const stdout = await new Inbox(program.stdout).all();
+  const stderr = await program.stderr.all();
+  return { stdout: `${stdout}`, stderr: `${stderr}`, exit: await program.exit };
+}
+
+/** Starts a server, on a free port if none is named, and waits till it listens. */
+async function serve(
+  { command }: Runtime,
+  { port = 0, clients, stdout }: {
+    port?: number;
+    clients?: number;
+    stdout?: "pipe" | number;
+  } = {},
+) {
+  const counted = clients === undefined ? [] : [String(clients)];
+  const args = ["127.0.0.1", String(port), ...counted];
+  const program = start(command, "server", args, stdout);
+  await program.stderr.until("\n");
+  const line = program.stderr.bytes.toString();
+  assert.match(line, /^正在監聽 127\.0\.0\.1:\d+\n$/);
+  return { ...program, port: Number(line.trim().split(":")[1]) };
+}
+
+/** Connects a client of our own, which gets and sends what a test wants. */
+async function dial(port: number) {
+  const socket = net.connect({ host: "127.0.0.1", port, allowHalfOpen: true });
+  leftovers.push(() => socket.destroy());
+  const received = new Inbox(socket);
+  await once(socket, "connect");
+  return { socket, received };
+}
+
+/** Writes, and waits till the system has taken it. */
+function send(socket: net.Socket, data: string | Uint8Array): Promise<void> {
+  return new Promise((resolve) => socket.write(data, () => resolve()));
+}
+
+/** Listens with a server of our own; `answer` is called for each client. */
+async function host(answer: (socket: net.Socket) => void): Promise<number> {
+  const listener = net.createServer({ allowHalfOpen: true }, (socket) => {
+    leftovers.push(() => socket.destroy());
+    socket.on("error", () => {});
+    answer(socket);
+  });
+  leftovers.push(() => listener.close());
+  listener.listen(0, "127.0.0.1");
+  await once(listener, "listening");
+  return (listener.address() as net.AddressInfo).port;
+}
+
+/** Sends without end, as fast as it is taken; gives how many bytes it was. */
+function flood(socket: net.Socket): () => number {
+  const block = Buffer.alloc(1 << 16, "x");
+  let taken = 0;
+  const more = () => {
+    taken += block.length;
+    socket.write(block, (error) => error || more());
+  };
+  more();
+  return () => taken;
+}
+
+/** What a peer may take before it must make the sender wait: 32 MiB. */
+const bounded = 32 * 1024 * 1024;
+
+/** The line for a stdout that was closed: a pipe, or a pair of sockets. */
+const closedStdout =
+  /^echo 失敗的原因是:(Broken pipe \(EPIPE\)|Connection reset by peer \(ECONNRESET\))\n$/;
+
+// ---- The server and the client together
+
+for (const server of runtimes) {
+  for (const client of runtimes) {
+    check(
+      `a server on ${server.name}, a client on ${client.name}`,
+      async () => {
+        const { port, stdout, exit } = await serve(server, { clients: 2 });
+        const output = new Inbox(stdout);
+        for (const message of ["你好\n", "\u001b[1m"]) {
+          const args = ["127.0.0.1", String(port), message];
+          const told = await run(client.command, "client", ...args);
+          assert.equal(told.stdout, greeting);
+          assert.equal(told.exit, 0);
+        }
+        const all = printed("你好\n") + printed("\u001b[1m");
+        assert.equal(`${await output.all()}`, all);
+        assert.equal(await exit, 0);
+      },
+    );
+  }
+}
+
+for (const runtime of runtimes) {
+  const { name, version, command } = runtime;
+  const old = name === "bun" && /^1\.[0-3]\./.test(version);
+
+  // ---- The server
+
+  const server = (
+    title: string,
+    body: () => Promise<void>,
+    skip: string | false = false,
+  ) => check(`server on ${name}: ${title}`, body, skip);
+
+  server("greets, prints and closes, and ends after five clients", async () => {
+    const { port, stdout, stderr, exit } = await serve(runtime);
+    const output = new Inbox(stdout);
+    let all = "";
+    for (const data of ["1", "2", "3", "4", "5"]) {
+      const { socket, received } = await dial(port);
+      await received.until(greeting);
+      await send(socket, data);
+      assert.equal(`${await received.all()}`, greeting);
+      all += printed(data);
+    }
+    assert.equal(await exit, 0);
+    assert.equal(`${await output.all()}`, all);
+    assert.equal(`${await stderr.all()}`, `正在監聽 127.0.0.1:${port}\n`);
+  });
+
+  server("serves more than five where it is told to", async () => {
+    const { port, stdout } = await serve(runtime, { clients: Infinity });
+    const output = new Inbox(stdout);
+    for (let i = 1; i <= 6; i++) {
+      const { socket, received } = await dial(port);
+      await send(socket, `${i}`);
+      await received.all();
+    }
+    await output.until(printed("6"));
+  });
+
+  server("prints the bytes as they came", async () => {
+    const { port, stdout } = await serve(runtime, { clients: 1 });
+    const output = new Inbox(stdout);
+    const { socket } = await dial(port);
+    const every = Buffer.from(Array.from({ length: 256 }, (_, i) => i));
+    await send(socket, every);
+    const [before, behind] = printed("|").split("|");
+    const all = [Buffer.from(before), every, Buffer.from(behind)];
+    assert.deepEqual(await output.all(), Buffer.concat(all));
+  });
+
+  server("serves one at a time, in the order of connecting", async () => {
+    const { port, stdout } = await serve(runtime, { clients: 3 });
+    const output = new Inbox(stdout);
+    const first = await dial(port);
+    await first.received.until(greeting);
+    const second = await dial(port);
+    await send(second.socket, "2");
+    const third = await dial(port);
+    await send(third.socket, "3");
+    await send(first.socket, "1");
+    await first.received.all();
+    assert.equal(`${await third.received.all()}`, greeting);
+    const all = printed("1") + printed("2") + printed("3");
+    assert.equal(`${await output.all()}`, all);
+  });
+
+  server("reads a waiting client once, and 8192 bytes at most", async () => {
+    const { port, stdout } = await serve(runtime, { clients: 3 });
+    const output = new Inbox(stdout);
+    const first = await dial(port);
+    await first.received.until(greeting);
+    const pieces = await dial(port);
+    pieces.socket.setNoDelay();
+    for (let i = 0; i < 30; i++) {
+      await send(pieces.socket, "piece ");
+      await nextTurn();
+    }
+    const many = await dial(port);
+    await send(many.socket, "x".repeat(10_000));
+    await send(first.socket, "1");
+    const all = printed("1") + printed("piece ".repeat(30)) +
+      printed("x".repeat(8192));
+    assert.equal(`${await output.all()}`, all);
+  });
+
+  server("greets who has sent all, and who sends nothing", async () => {
+    const { port, stdout } = await serve(runtime, { clients: 3 });
+    const output = new Inbox(stdout);
+    const first = await dial(port);
+    await first.received.until(greeting);
+    const brief = await dial(port);
+    brief.socket.end("2");
+    const silent = await dial(port);
+    silent.socket.end();
+    await send(first.socket, "1");
+    assert.equal(`${await brief.received.all()}`, greeting);
+    assert.equal(`${await silent.received.all()}`, greeting);
+    const all = printed("1") + printed("2") + printed("");
+    assert.equal(`${await output.all()}`, all);
+  });
+
+  for (const moment of ["while it waits", "just as its turn comes"]) {
+    server(`outlives a client that resets ${moment}`, async () => {
+      // Deno has no Conn, and so no turn, for such a client.
+      const clients = name === "deno" ? 2 : 3;
+      const program = await serve(runtime, { clients });
+      const output = new Inbox(program.stdout);
+      const first = await dial(program.port);
+      await first.received.until(greeting);
+      const gone = await dial(program.port);
+      const last = await dial(program.port);
+      await send(last.socket, "3");
+      if (moment === "while it waits") {
+        gone.socket.resetAndDestroy();
+        await gone.received.all();
+        await send(first.socket, "1");
+      } else {
+        program.kill("SIGSTOP");
+        await send(first.socket, "1");
+        gone.socket.resetAndDestroy();
+        await gone.received.all();
+        program.kill("SIGCONT");
+      }
+      assert.equal(
+        `${await output.all()}`,
+        printed("1") + (name === "deno" ? "" : printed("")) + printed("3"),
+      );
+      assert.equal(await program.exit, 0);
+      const [, ...told] = `${await program.stderr.all()}`.split("\n");
+      const reason = name === "deno"
+        ? "socket_accept() failed: reason: Transport endpoint is not connected (ENOTCONN)"
+        : "socket_write() 失敗的原因是:Connection reset by peer (ECONNRESET)";
+      assert.deepEqual(told, [reason, ""]);
+    });
+  }
+
+  server("prints what a client sent that reset while it waited", async () => {
+    const { port, stdout } = await serve(runtime, { clients: 2 });
+    const output = new Inbox(stdout);
+    const first = await dial(port);
+    await first.received.until(greeting);
+    const gone = await dial(port);
+    await send(gone.socket, "2");
+    gone.socket.resetAndDestroy();
+    await gone.received.all();
+    await send(first.socket, "1");
+    assert.equal(`${await output.all()}`, printed("1") + printed("2"));
+  }, name === "deno" ? "Deno passes it over" : old && "Bun 1.3 loses it");
+
+  server("outlives a client that resets in its turn", async () => {
+    const { port, stdout, stderr } = await serve(runtime, { clients: 2 });
+    const output = new Inbox(stdout);
+    const gone = await dial(port);
+    await gone.received.until(greeting);
+    gone.socket.resetAndDestroy();
+    const last = await dial(port);
+    await send(last.socket, "2");
+    assert.equal(`${await output.all()}`, printed("") + printed("2"));
+    assert.equal(
+      `${await stderr.all()}`.split("\n")[1],
+      "socket_read() 失敗的原因是:Connection reset by peer (ECONNRESET)",
+    );
+  });
+
+  server("ends at once, whoever still waits", async () => {
+    const { port, exit } = await serve(runtime, { clients: 1 });
+    const first = await dial(port);
+    await first.received.until(greeting);
+    const waiting = await dial(port);
+    await send(waiting.socket, "2");
+    await send(first.socket, "1");
+    assert.equal(await exit, 0);
+    assert.equal(`${await waiting.received.all()}`, "");
+  });
+
+  server("makes a waiting client wait that sends without end", async () => {
+    const { port, stdout } = await serve(runtime, { clients: 2 });
+    const output = new Inbox(stdout);
+    const first = await dial(port);
+    await first.received.until(greeting);
+    const endless = await dial(port);
+    const taken = flood(endless.socket);
+    await run(command, "server", "--help");
+    assert(taken() < bounded, `it took ${taken()} bytes`);
+    await send(first.socket, "1");
+    const all = printed("1") + printed("x".repeat(8192));
+    assert.equal(`${await output.all()}`, all);
+  });
+
+  server("loses nothing where stdout is slow", async () => {
+    const { port, stdout } = await serve(runtime, { clients: 40 });
+    let all = "";
+    const talk = async () => {
+      for (let i = 10; i < 50; i++) {
+        const { socket, received } = await dial(port);
+        await send(socket, `${i}`.repeat(4096));
+        await received.all();
+        all += printed(`${i}`.repeat(4096));
+      }
+    };
+    const talked = talk();
+    await run(command, "server", "--help"); // while nobody reads stdout
+    const output = new Inbox(stdout);
+    await talked;
+    assert.equal(`${await output.all()}`, all);
+  });
+
+  server("ends where stdout is closed", async () => {
+    const { port, stdout, stderr, exit } = await serve(runtime);
+    const first = await dial(port);
+    await first.received.until(greeting);
+    stdout.destroy();
+    await send(first.socket, "1");
+    await first.received.all();
+    const second = await dial(port).catch(() => undefined);
+    second?.socket.end("2");
+    assert.equal(await exit, 1);
+    const [, ...told] = `${await stderr.all()}`.split("\n");
+    assert.match(told.join("\n"), closedStdout);
+  });
+
+  server("ends where stdout is full", async () => {
+    const full = fs.openSync("/dev/full", "w");
+    leftovers.push(() => fs.closeSync(full));
+    const { port, stderr, exit } = await serve(runtime, { stdout: full });
+    await dial(port);
+    assert.equal(await exit, 1);
+    assert.equal(
+      `${await stderr.all()}`.split("\n").slice(1).join("\n"),
+      "echo 失敗的原因是:No space left on device (ENOSPC)\n",
+    );
+  }, !fs.existsSync("/dev/full") && "there is no /dev/full");
+
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    server(`ends at ${signal}, and starts again on its port`, async () => {
+      const { kill, port, exit } = await serve(runtime);
+      const served = await dial(port);
+      await send(served.socket, "1");
+      await served.received.all();
+      const inTurn = await dial(port);
+      await inTurn.received.until(greeting);
+      kill(signal);
+      assert.equal(await exit, signal);
+      await serve(runtime, { port });
+    });
+  }
+
+  server("says the address that it really has", async () => {
+    const { stderr } = start(command, "server", ["localhost", "0"]);
+    await stderr.until("\n");
+    assert.match(`${stderr.bytes}`, /^正在監聽 (127\.0\.0\.1|\[::1\]):\d+\n$/);
+  });
+
+  server("says why it cannot listen", async () => {
+    const { port } = await serve(runtime);
+    const args = ["127.0.0.1", String(port)];
+    assert.deepEqual(await run(command, "server", ...args), {
+      stdout: "",
+      stderr:
+        "socket_bind() 失敗的原因是:Address already in use (EADDRINUSE)\n",
+      exit: 1,
+    });
+    const { stderr, exit } = await run(command, "server", "no..such", "0");
+    assert.match(stderr, /^socket_bind\(\) 失敗的原因是:\S.*\n$/);
+    assert.equal(exit, 1);
+  });
+
+  server("takes no wrong arguments", async () => {
+    const wrong = ["-1 5", "65536 5", "1e3 5", "0x50 5", "80.0 5", "http 5"]
+      .concat(["0 0", "0 -1", "0 1.5", "0 1e1", "0 all", "0 5 6"]);
+    await Promise.all(wrong.map(async (line) => {
+      const args = ["127.0.0.1", ...line.split(" ")];
+      const { stdout, stderr, exit } = await run(command, "server", ...args);
+      assert.match(stderr, /^.+\n用法:server\.ts \[ip\] \[port\] .+\n$/, line);
+      assert.deepEqual([stdout, exit], ["", 2], line);
+    }));
+  });
+
+  // ---- The client
+
+  const client = (
+    title: string,
+    body: () => Promise<void>,
+    skip: string | false = false,
+  ) => check(`client on ${name}: ${title}`, body, skip);
+
+  client("sends its message, and prints each part as it comes", async () => {
+    const every = Buffer.from(Array.from({ length: 256 }, (_, i) => i));
+    const hosted = Promise.withResolvers<net.Socket>();
+    const port = await host(hosted.resolve);
+    const args = ["127.0.0.1", String(port), "說\n"];
+    const { stdout, stderr, exit } = start(command, "client", args);
+    const output = new Inbox(stdout);
+    const socket = await hosted.promise;
+    const received = new Inbox(socket);
+    await received.until("說\n");
+    await send(socket, "one");
+    await output.until("one");
+    socket.end(every);
+    const all = Buffer.concat([Buffer.from("one"), every]);
+    assert.deepEqual(await output.all(), all);
+    assert.equal(await exit, 0);
+    assert.equal(`${await received.all()}`, "說\n");
+    assert.match(`${await stderr.all()}`, /^([^a-z]+\n)+$/);
+  });
+
+  client("sends a greeting of its own, or nothing where told so", async () => {
+    for (const message of [[], [""], ["-h"]]) {
+      const hosted = Promise.withResolvers<net.Socket>();
+      const port = await host(hosted.resolve);
+      const args = ["127.0.0.1", String(port), ...message];
+      const { exit } = start(command, "client", args);
+      const socket = await hosted.promise;
+      socket.end();
+      const received = `${await new Inbox(socket).all()}`;
+      if (message.length > 0) assert.equal(received, message[0]);
+      else assert.match(received, /^.+\n$/);
+      assert.equal(await exit, 0);
+    }
+  });
+
+  client("sends all of a message that the server takes slowly", async () => {
+    const message = "說".repeat(40_000);
+    const hosted = Promise.withResolvers<net.Socket>();
+    const port = await host(hosted.resolve);
+    const args = ["127.0.0.1", String(port), message];
+    const { exit } = start(command, "client", args);
+    const socket = await hosted.promise;
+    await send(socket, "x".repeat(1000));
+    socket.end();
+    assert.equal(`${await new Inbox(socket).all()}`, message);
+    assert.equal(await exit, 0);
+  });
+
+  client("says why it cannot connect", async () => {
+    const closed = net.createServer().listen(0, "127.0.0.1");
+    await once(closed, "listening");
+    const { port } = closed.address() as net.AddressInfo;
+    closed.close();
+    await once(closed, "close");
+    const refused = await run(command, "client", "127.0.0.1", String(port));
+    assert.deepEqual([refused.stdout, refused.exit], ["", 1]);
+    assert.equal(
+      refused.stderr.split("\n").slice(1).join("\n"),
+      "socket_connect() 失敗的原因是:Connection refused (ECONNREFUSED)\n",
+    );
+    const unknown = await run(command, "client", "no..such");
+    assert.match(
+      unknown.stderr,
+      /^.+\nsocket_connect\(\) 失敗的原因是:(?!.*ECONNREFUSED)\S.*\n$/,
+    );
+    assert.deepEqual([unknown.stdout, unknown.exit], ["", 1]);
+  });
+
+  client("prints what came before a reset, and says that it came", async () => {
+    const hosted = Promise.withResolvers<net.Socket>();
+    const port = await host(hosted.resolve);
+    const args = ["127.0.0.1", String(port)];
+    const { stdout, stderr, exit } = start(command, "client", args);
+    const output = new Inbox(stdout);
+    const socket = await hosted.promise;
+    await send(socket, "one");
+    await output.until("one");
+    await send(socket, "two");
+    socket.resetAndDestroy();
+    assert.equal(`${await output.all()}`, "onetwo");
+    assert.equal(await exit, 1);
+    assert.match(
+      `${await stderr.all()}`,
+      /\nsocket_read\(\) 失敗的原因是:Connection reset by peer \(ECONNRESET\)\n$/,
+    );
+  });
+
+  client("loses nothing where stdout is slow", async () => {
+    const blocks = Array.from(
+      { length: 128 },
+      (_, i) => Buffer.alloc(65_536, i),
+    );
+    const all = Buffer.concat(blocks);
+    const port = await host((socket) => socket.end(all));
+    const args = ["127.0.0.1", String(port), ""];
+    const { stdout, exit } = start(command, "client", args);
+    await run(command, "client", "--help"); // while nobody reads stdout
+    assert.deepEqual(await new Inbox(stdout).all(), all);
+    assert.equal(await exit, 0);
+  });
+
+  client("makes a server wait that sends without end", async () => {
+    const hosted = Promise.withResolvers<net.Socket>();
+    const port = await host(hosted.resolve);
+    const { stdout } = start(command, "client", ["127.0.0.1", String(port)]);
+    const taken = flood(await hosted.promise);
+    await once(stdout, "readable");
+    await run(command, "client", "--help"); // while nobody reads stdout
+    assert(taken() < bounded, `it took ${taken()} bytes`);
+  }, old && "Bun 1.3 reads on after pause()");
+
+  client("ends where stdout is closed", async () => {
+    const port = await host((socket) => flood(socket));
+    const args = ["127.0.0.1", String(port)];
+    const { stdout, stderr, exit } = start(command, "client", args);
+    await once(stdout, "readable");
+    stdout.destroy();
+    assert.equal(await exit, 1);
+    const [, , , ...told] = `${await stderr.all()}`.split("\n");
+    assert.match(told.join("\n"), closedStdout);
+  });
+
+  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+    client(`ends at ${signal}`, async () => {
+      const hosted = Promise.withResolvers<net.Socket>();
+      const port = await host(hosted.resolve);
+      const args = ["127.0.0.1", String(port), "here"];
+      const { kill, exit } = start(command, "client", args);
+      await new Inbox(await hosted.promise).until("here");
+      kill(signal);
+      assert.equal(await exit, signal);
+    });
+  }
+
+  client("takes no wrong arguments", async () => {
+    const wrong = ["0", "-1", "65536", "1e3", "0x50", "80.0", "http", "80 x y"];
+    await Promise.all(wrong.map(async (line) => {
+      const args = ["127.0.0.1", ...line.split(" ")];
+      const { stdout, stderr, exit } = await run(command, "client", ...args);
+      assert.match(stderr, /^.+\n用法:client\.ts \[ip\] \[port\] .+\n$/, line);
+      assert.deepEqual([stdout, exit], ["", 2], line);
+    }));
+  });
+
+  // ---- Both
+
+  for (const script of ["server", "client"] as const) {
+    check(`${script} on ${name}: prints its usage where asked`, async () => {
+      for (const flag of ["-h", "--help"]) {
+        const { stdout, stderr, exit } = await run(command, script, flag);
+        assert.match(stdout, new RegExp(`^用法:${script}\\.ts \\[ip\\].+\\n$`));
+        assert.deepEqual([stderr, exit], ["", 0]);
+      }
+    });
+
+    check(`${script} on ${name}: leaves its folder as it was`, async () => {
+      const { folder, exit } = start(command, script, ["no..such"]);
+      await exit;
+      assert.deepEqual(fs.readdirSync(folder), [`${script}.ts`]);
+    });
+  }
+}
+
+// ---- Neither
+
+const node = spawnSync("node", ["--version"], { encoding: "utf8" });
+const [major, minor] = (node.stdout ?? "").slice(1).split(".").map(Number);
+const stripsTypes = major > 22 || major === 22 && minor >= 18;
+for (const script of ["server", "client"] as const) {
+  check(`${script} on Node.js: says what to run it with`, async () => {
+    const { stdout, stderr, exit } = await run(["node"], script);
+    assert.match(stderr, /^.*bun .+deno run .+\n$/);
+    assert.deepEqual([stdout, exit], ["", 1]);
+  }, !stripsTypes && "no Node.js from 22.18 on PATH");
+}
