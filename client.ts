@@ -6,7 +6,7 @@
  *     bun client.ts [ip] [port] [message]
  *     deno run --allow-net client.ts [ip] [port] [message]
  */
-export {};
+export {}; // makes this a module, in which await may stand at the top
 
 const { args, connect, stdout } = onDeno() ?? onBun() ?? onNeither();
 const encoder = new TextEncoder();
@@ -64,7 +64,7 @@ async function readArguments() {
 
 /**
  * Writes all of `data`, since a single write may take only a part. Gives its
- * length in bytes; throws what `to.write` throws.
+ * length in bytes, and throws what `to.write` throws.
  */
 async function write(to: Writer, data: Uint8Array): Promise<number> {
   for (let sent = 0; sent < data.length;) {
@@ -73,7 +73,7 @@ async function write(to: Writer, data: Uint8Array): Promise<number> {
   return data.length;
 }
 
-/** PHP's echo: all of `data` to stdout. A stdout that fails ends the program. */
+/** PHP's echo: all of `data` to stdout, or the end where that fails. */
 async function echo(data: Uint8Array): Promise<void> {
   await write(stdout, data).catch(die("echo 失敗的原因是:"));
 }
@@ -153,13 +153,14 @@ declare const Deno: {
   stdout: { writeSync(data: Uint8Array): number };
 } | undefined;
 
+/** What the story needs of Deno, or undefined elsewhere. */
 function onDeno() {
   if (typeof Deno === "undefined") return undefined;
   const { args, connect, stdout } = Deno;
   return {
     args,
     connect: (hostname: string, port: number) => connect({ hostname, port }),
-    // Its async write goes through a thread, and takes longer.
+    // Its async write goes through a thread, and is slower.
     stdout: { write: (data: Uint8Array) => stdout.writeSync(data) },
   };
 }
@@ -199,6 +200,7 @@ interface BunState {
   changed(): void;
 }
 
+/** The same of Bun, its callbacks in Deno's shape, or undefined elsewhere. */
 function onBun() {
   if (typeof Bun === "undefined") return undefined;
   const { argv, connect, dns, stdout } = Bun;
@@ -210,7 +212,7 @@ function onBun() {
         connect({
           hostname,
           port,
-          allowHalfOpen: true, // or a server that has said all is not heard out
+          allowHalfOpen: true, // a server that has said all still gets all
           socket: bunHandlers(resolve),
         }).catch(async (error) => {
           // Bun 1.1.45 says ECONNREFUSED also of a name that does not resolve.
@@ -241,15 +243,15 @@ function bunHandlers(opened: (conn: Conn) => void) {
       opened(bunConn(socket));
     },
     data(socket: BunSocket, chunk: Uint8Array) {
-      // Whoever reads is behind: let the rest wait in the system.
+      // Nobody has read what came before: let the rest wait in the system.
       if (socket.data.unread.length > 0) socket.pause();
       socket.data.unread.push(chunk);
       socket.data.changed();
     },
     drain: changed,
     end(socket: BunSocket) {
-      // Bun up to 1.3 says end for a reset too: then close with an error, or
-      // nothing but end again and again.
+      // Bun up to 1.3 says end for a reset too (oven-sh/bun#39600): then close
+      // with an error, or nothing but end again and again.
       if (socket.data.over) {
         socket.data.error = systemError("ECONNRESET");
         socket.end();
@@ -269,7 +271,7 @@ function bunHandlers(opened: (conn: Conn) => void) {
   };
 }
 
-/** A Bun socket as a Conn: Bun's callbacks tell of changes, its state says which. */
+/** A Bun socket as a Conn. Callbacks tell of a change, the state of which. */
 function bunConn(socket: BunSocket): Conn {
   const state = socket.data;
   const change = () => {
@@ -298,7 +300,7 @@ function bunConn(socket: BunSocket): Conn {
       while (true) {
         const sent = socket.write(data);
         if (sent > 0) return sent;
-        // The reason may come later or never: who is gone has reset, mostly.
+        // Closed, and Bun may never say why: a reset is what does that.
         if (sent < 0 && !state.error) fail(systemError("ECONNRESET"));
         await change();
       }
@@ -312,6 +314,7 @@ function systemError(code: string): SystemError {
   return Object.assign(new Error(code), { code });
 }
 
+/** Says what to run this with, and exits with 1. */
 function onNeither(): never {
   tell("請用 bun client.ts 或 deno run --allow-net client.ts 執行");
   return process.exit(1);

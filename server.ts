@@ -6,7 +6,7 @@
  *     bun server.ts [ip] [port] [clients]
  *     deno run --allow-net server.ts [ip] [port] [clients]
  */
-export {};
+export {}; // makes this a module, in which await may stand at the top
 
 const { args, listen, stdout } = onDeno() ?? onBun() ?? onNeither();
 const { ip, port, clients } = await readArguments();
@@ -87,7 +87,7 @@ function bytes(...parts: (string | Uint8Array)[]): Uint8Array {
 
 /**
  * Writes all of `data`, since a single write may take only a part. Gives its
- * length in bytes; throws what `to.write` throws.
+ * length in bytes, and throws what `to.write` throws.
  */
 async function write(to: Writer, data: Uint8Array): Promise<number> {
   for (let sent = 0; sent < data.length;) {
@@ -96,7 +96,7 @@ async function write(to: Writer, data: Uint8Array): Promise<number> {
   return data.length;
 }
 
-/** PHP's echo: all of `data` to stdout. A stdout that fails ends the program. */
+/** PHP's echo: all of `data` to stdout, or the end where that fails. */
 async function echo(data: Uint8Array): Promise<void> {
   await write(stdout, data).catch(die("echo 失敗的原因是:"));
 }
@@ -184,6 +184,7 @@ declare const Deno: {
   stdout: { writeSync(data: Uint8Array): number };
 } | undefined;
 
+/** What the story needs of Deno, or undefined elsewhere. */
 function onDeno() {
   if (typeof Deno === "undefined") return undefined;
   const { args, listen, stdout } = Deno;
@@ -196,7 +197,10 @@ function onDeno() {
   };
 }
 
-/** The next client, in the order in which they connected. */
+/**
+ * The next client, in the order in which they connected. Throws where accepting
+ * fails, but not for a client that is gone again.
+ */
 async function accept(listener: Listener): Promise<Conn> {
   while (true) {
     try {
@@ -250,6 +254,7 @@ interface BunState {
   changed(): void;
 }
 
+/** The same of Bun, its callbacks in Deno's shape, or undefined elsewhere. */
 function onBun() {
   if (typeof Bun === "undefined") return undefined;
   const { argv, dns, listen, stdout } = Bun;
@@ -266,7 +271,7 @@ function onBun() {
       const listener = listen({
         hostname: address,
         port,
-        allowHalfOpen: true, // or a client that has said all gets no greeting
+        allowHalfOpen: true, // a client that has said all still gets all
         socket: bunHandlers((conn) => {
           waiting.push(conn);
           changed();
@@ -307,15 +312,15 @@ function bunHandlers(opened: (conn: Conn) => void) {
       opened(bunConn(socket));
     },
     data(socket: BunSocket, chunk: Uint8Array) {
-      // Whoever reads is behind: let the rest wait in the system.
+      // Nobody has read what came before: let the rest wait in the system.
       if (socket.data.unread.length > 0) socket.pause();
       socket.data.unread.push(chunk);
       socket.data.changed();
     },
     drain: changed,
     end(socket: BunSocket) {
-      // Bun up to 1.3 says end for a reset too: then close with an error, or
-      // nothing but end again and again.
+      // Bun up to 1.3 says end for a reset too (oven-sh/bun#39600): then close
+      // with an error, or nothing but end again and again.
       if (socket.data.over) {
         socket.data.error = systemError("ECONNRESET");
         socket.end();
@@ -335,7 +340,7 @@ function bunHandlers(opened: (conn: Conn) => void) {
   };
 }
 
-/** A Bun socket as a Conn: Bun's callbacks tell of changes, its state says which. */
+/** A Bun socket as a Conn. Callbacks tell of a change, the state of which. */
 function bunConn(socket: BunSocket): Conn {
   const state = socket.data;
   const change = () => {
@@ -364,7 +369,7 @@ function bunConn(socket: BunSocket): Conn {
       while (true) {
         const sent = socket.write(data);
         if (sent > 0) return sent;
-        // The reason may come later or never: who is gone has reset, mostly.
+        // Closed, and Bun may never say why: a reset is what does that.
         if (sent < 0 && !state.error) fail(systemError("ECONNRESET"));
         await change();
       }
@@ -378,6 +383,7 @@ function systemError(code: string): SystemError {
   return Object.assign(new Error(code), { code });
 }
 
+/** Says what to run this with, and exits with 1. */
 function onNeither(): never {
   tell("請用 bun server.ts 或 deno run --allow-net server.ts 執行");
   return process.exit(1);
