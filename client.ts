@@ -215,7 +215,7 @@ function onBun() {
           allowHalfOpen: true, // a server that has said all still gets all
           socket: bunHandlers(resolve),
         }).catch(async (error) => {
-          // Bun 1.1.45 says ECONNREFUSED also of a name that does not resolve.
+          // Bun up to 1.3 says ECONNREFUSED of a name that does not resolve too.
           await dns.lookup(hostname, { backend: "libc" }).catch(reject);
           reject(error);
         });

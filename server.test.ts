@@ -70,10 +70,11 @@ function check(
   body: () => Promise<void>,
   skip: string | false = false,
 ): void {
-  test(skip ? `${title} (skipped: ${skip})` : title, { skip }, async () => {
+  const named = skip ? `${title} (skipped: ${skip})` : title;
+  test(named, { skip, timeout: 60_000 }, async () => {
     let timer: ReturnType<typeof setTimeout> | undefined;
     const hung = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(new Error("this hangs")), 4500);
+      timer = setTimeout(() => reject(new Error("this hangs")), 30_000);
     });
     try {
       await Promise.race([body(), hung]);
