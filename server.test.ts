@@ -217,22 +217,45 @@ async function dial(port: number) {
   return { socket, received };
 }
 
+/** Connects a client, and waits for its turn. */
+async function greeted(port: number) {
+  const client = await dial(port);
+  await client.received.until(greeting);
+  return client;
+}
+
 /** Writes, and waits till the system has taken it. */
 function send(socket: net.Socket, data: string | Uint8Array): Promise<void> {
   return new Promise((resolve) => socket.write(data, () => resolve()));
 }
 
-/** Listens with a server of our own; `answer` is called for each client. */
-async function host(answer: (socket: net.Socket) => void): Promise<number> {
-  const listener = net.createServer({ allowHalfOpen: true }, (socket) => {
-    leftovers.push(() => socket.destroy());
-    socket.on("error", () => {});
-    answer(socket);
-  });
+/** Starts a client, and gives the other end of its connection too. */
+async function call(
+  { command }: Runtime,
+  message?: string,
+  output?: Output,
+): Promise<Program & { socket: net.Socket }> {
+  const listener = net.createServer({ allowHalfOpen: true });
   leftovers.push(() => listener.close());
+  const arrived = new Promise<net.Socket>((resolve) =>
+    listener.on("connection", resolve)
+  );
+  const args = ["127.0.0.1", String(await listen(listener))];
+  if (message !== undefined) args.push(message);
+  const program = start(command, "client", args, output);
+  const socket = await arrived;
+  leftovers.push(() => socket.destroy());
+  socket.on("error", () => {}); // a client may end before we do
+  return { ...program, socket };
+}
+
+/** Listens on a free port, which it gives. */
+async function listen(listener: net.Server): Promise<number> {
   listener.listen(0, "127.0.0.1");
   await once(listener, "listening");
-  return (listener.address() as net.AddressInfo).port;
+  const address = listener.address();
+  assert(address !== null && typeof address === "object");
+  return address.port;
 }
 
 /** Sends without end, as fast as it is taken; gives how many bytes it was. */
@@ -288,6 +311,7 @@ for (const server of runtimes) {
 for (const runtime of runtimes) {
   const { name, version, command } = runtime;
   const old = name === "bun" && /^1\.[0-3]\./.test(version);
+  const early = name === "deno" && /^2\.[0-4]\./.test(version);
 
   // ---- The server
 
@@ -302,8 +326,7 @@ for (const runtime of runtimes) {
     const output = new Inbox(stdout);
     let all = "";
     for (const data of ["1", "2", "3", "4", "5"]) {
-      const { socket, received } = await dial(port);
-      await received.until(greeting);
+      const { socket, received } = await greeted(port);
       await send(socket, data);
       assert.equal(`${await received.all()}`, greeting);
       all += printed(data);
@@ -338,8 +361,7 @@ for (const runtime of runtimes) {
   server("serves one at a time, in the order of connecting", async () => {
     const { port, stdout } = await serve(runtime, { clients: 3 });
     const output = new Inbox(stdout);
-    const first = await dial(port);
-    await first.received.until(greeting);
+    const first = await greeted(port);
     const second = await dial(port);
     await send(second.socket, "2");
     const third = await dial(port);
@@ -354,8 +376,7 @@ for (const runtime of runtimes) {
   server("reads a waiting client once, and 8192 bytes at most", async () => {
     const { port, stdout } = await serve(runtime, { clients: 3 });
     const output = new Inbox(stdout);
-    const first = await dial(port);
-    await first.received.until(greeting);
+    const first = await greeted(port);
     const pieces = await dial(port);
     await send(pieces.socket, "piece ");
     await giveTime(command);
@@ -371,8 +392,7 @@ for (const runtime of runtimes) {
   server("greets who has sent all, and who sends nothing", async () => {
     const { port, stdout } = await serve(runtime, { clients: 3 });
     const output = new Inbox(stdout);
-    const first = await dial(port);
-    await first.received.until(greeting);
+    const first = await greeted(port);
     const brief = await dial(port);
     brief.socket.end("2");
     const silent = await dial(port);
@@ -390,8 +410,7 @@ for (const runtime of runtimes) {
       const clients = name === "deno" ? 2 : 3;
       const program = await serve(runtime, { clients });
       const output = new Inbox(program.stdout);
-      const first = await dial(program.port);
-      await first.received.until(greeting);
+      const first = await greeted(program.port);
       const gone = await dial(program.port);
       const last = await dial(program.port);
       await send(last.socket, "3");
@@ -423,8 +442,7 @@ for (const runtime of runtimes) {
   server("prints what a client sent that reset while it waited", async () => {
     const { port, stdout } = await serve(runtime, { clients: 2 });
     const output = new Inbox(stdout);
-    const first = await dial(port);
-    await first.received.until(greeting);
+    const first = await greeted(port);
     const gone = await dial(port);
     await send(gone.socket, "2");
     gone.socket.resetAndDestroy();
@@ -437,8 +455,7 @@ for (const runtime of runtimes) {
   server("outlives a client that resets in its turn", async () => {
     const { port, stdout, stderr } = await serve(runtime, { clients: 2 });
     const output = new Inbox(stdout);
-    const gone = await dial(port);
-    await gone.received.until(greeting);
+    const gone = await greeted(port);
     gone.socket.resetAndDestroy();
     const last = await dial(port);
     await send(last.socket, "2");
@@ -451,8 +468,7 @@ for (const runtime of runtimes) {
 
   server("ends at once, whoever still waits", async () => {
     const { port, exit } = await serve(runtime, { clients: 1 });
-    const first = await dial(port);
-    await first.received.until(greeting);
+    const first = await greeted(port);
     const waiting = await dial(port);
     await send(waiting.socket, "2");
     await send(first.socket, "1");
@@ -463,8 +479,7 @@ for (const runtime of runtimes) {
   server("makes a waiting client wait that sends without end", async () => {
     const { port, stdout } = await serve(runtime, { clients: 2 });
     const output = new Inbox(stdout);
-    const first = await dial(port);
-    await first.received.until(greeting);
+    const first = await greeted(port);
     const endless = await dial(port);
     const taken = flood(endless.socket);
     await giveTime(command);
@@ -473,6 +488,23 @@ for (const runtime of runtimes) {
     const all = printed("1") + printed("x".repeat(8192));
     assert.equal(`${await output.all()}`, all);
   });
+
+  server(
+    "lets no more wait than PHP does",
+    async () => {
+      const { port } = await serve(runtime);
+      await greeted(port);
+      let connected = 0;
+      for (let i = 0; i < 12; i++) {
+        dial(port).then(() => connected++, () => {});
+      }
+      await giveTime(command);
+      assert(connected < 12, "all twelve are connected");
+    },
+    name === "bun"
+      ? "Bun.listen has no backlog"
+      : early && "Deno sets none before 2.5",
+  );
 
   server("loses nothing where stdout is slow", async () => {
     const { port, stdout } = await serve(runtime, { clients: 40 });
@@ -527,8 +559,7 @@ for (const runtime of runtimes) {
       const served = await dial(port);
       await send(served.socket, "1");
       await served.received.all();
-      const inTurn = await dial(port);
-      await inTurn.received.until(greeting);
+      await greeted(port);
       kill(signal);
       assert.equal(await exit, signal);
       await serve(runtime, { port });
@@ -575,17 +606,13 @@ for (const runtime of runtimes) {
   ) => check(`client on ${name}: ${title}`, body, skip);
 
   client("sends its message, and prints each part as it comes", async () => {
-    const every = Buffer.from(Array.from({ length: 256 }, (_, i) => i));
-    const hosted = Promise.withResolvers<net.Socket>();
-    const port = await host(hosted.resolve);
-    const args = ["127.0.0.1", String(port), "說\n"];
-    const { stdout, stderr, exit } = start(command, "client", args);
+    const { socket, stdout, stderr, exit } = await call(runtime, "說\n");
     const output = new Inbox(stdout);
-    const socket = await hosted.promise;
     const received = new Inbox(socket);
     await received.until("說\n");
     await send(socket, "one");
     await output.until("one");
+    const every = Buffer.from(Array.from({ length: 256 }, (_, i) => i));
     socket.end(every);
     const all = Buffer.concat([Buffer.from("one"), every]);
     assert.deepEqual(await output.all(), all);
@@ -595,37 +622,27 @@ for (const runtime of runtimes) {
   });
 
   client("sends a greeting of its own, or nothing where told so", async () => {
-    for (const message of [[], [""], ["-h"]]) {
-      const hosted = Promise.withResolvers<net.Socket>();
-      const port = await host(hosted.resolve);
-      const args = ["127.0.0.1", String(port), ...message];
-      const { exit } = start(command, "client", args);
-      const socket = await hosted.promise;
+    for (const message of [undefined, "", "-h"]) {
+      const { socket, exit } = await call(runtime, message);
       socket.end();
       const received = `${await new Inbox(socket).all()}`;
-      if (message.length > 0) assert.equal(received, message[0]);
-      else assert.match(received, /^.+\n$/);
+      if (message === undefined) assert.match(received, /^.+\n$/);
+      else assert.equal(received, message);
       assert.equal(await exit, 0);
     }
   });
 
-  client("sends all of a message that the server takes slowly", async () => {
+  client("sends all, also to a server that has said all", async () => {
     const message = "說".repeat(40_000);
-    const hosted = Promise.withResolvers<net.Socket>();
-    const port = await host(hosted.resolve);
-    const args = ["127.0.0.1", String(port), message];
-    const { exit } = start(command, "client", args);
-    const socket = await hosted.promise;
-    await send(socket, "x".repeat(1000));
-    socket.end();
+    const { socket, exit } = await call(runtime, message);
+    socket.end("one");
     assert.equal(`${await new Inbox(socket).all()}`, message);
     assert.equal(await exit, 0);
   });
 
   client("says why it cannot connect", async () => {
-    const closed = net.createServer().listen(0, "127.0.0.1");
-    await once(closed, "listening");
-    const { port } = closed.address() as net.AddressInfo;
+    const closed = net.createServer();
+    const port = await listen(closed);
     closed.close();
     await once(closed, "close");
     const refused = await run(command, "client", "127.0.0.1", String(port));
@@ -643,12 +660,8 @@ for (const runtime of runtimes) {
   });
 
   client("prints what came before a reset, and says that it came", async () => {
-    const hosted = Promise.withResolvers<net.Socket>();
-    const port = await host(hosted.resolve);
-    const args = ["127.0.0.1", String(port)];
-    const { stdout, stderr, exit } = start(command, "client", args);
+    const { socket, stdout, stderr, exit } = await call(runtime);
     const output = new Inbox(stdout);
-    const socket = await hosted.promise;
     await send(socket, "one");
     await output.until("one");
     await send(socket, "two");
@@ -667,28 +680,24 @@ for (const runtime of runtimes) {
       (_, i) => Buffer.alloc(65_536, i),
     );
     const all = Buffer.concat(blocks);
-    const port = await host((socket) => socket.end(all));
-    const args = ["127.0.0.1", String(port), ""];
-    const { stdout, exit } = start(command, "client", args);
+    const { socket, stdout, exit } = await call(runtime, "");
+    socket.end(all);
     await giveTime(command); // nobody reads stdout
     assert.deepEqual(await new Inbox(stdout).all(), all);
     assert.equal(await exit, 0);
   });
 
   client("makes a server wait that sends without end", async () => {
-    const hosted = Promise.withResolvers<net.Socket>();
-    const port = await host(hosted.resolve);
-    const { stdout } = start(command, "client", ["127.0.0.1", String(port)]);
-    const taken = flood(await hosted.promise);
+    const { socket, stdout } = await call(runtime);
+    const taken = flood(socket);
     await once(stdout, "readable");
     await giveTime(command); // nobody reads stdout
     assert(taken() < bounded, `it took ${taken()} bytes`);
   }, old && "Bun 1.3 reads on after pause()");
 
   client("ends where stdout is closed", async () => {
-    const port = await host((socket) => flood(socket));
-    const args = ["127.0.0.1", String(port)];
-    const { stdout, stderr, exit } = start(command, "client", args);
+    const { socket, stdout, stderr, exit } = await call(runtime);
+    flood(socket);
     await once(stdout, "readable");
     stdout.destroy();
     assert.equal(await exit, 1);
@@ -697,21 +706,17 @@ for (const runtime of runtimes) {
   });
 
   client("does its work where stderr is full", async () => {
-    const port = await host((socket) => socket.end("one"));
-    const args = ["127.0.0.1", String(port), ""];
     const stderr = openFull();
-    const { stdout, exit } = start(command, "client", args, { stderr });
+    const { socket, stdout, exit } = await call(runtime, "", { stderr });
+    socket.end("one");
     assert.equal(`${await new Inbox(stdout).all()}`, "one");
     assert.equal(await exit, 0);
   }, noFull);
 
   for (const signal of ["SIGINT", "SIGTERM"] as const) {
     client(`ends at ${signal}`, async () => {
-      const hosted = Promise.withResolvers<net.Socket>();
-      const port = await host(hosted.resolve);
-      const args = ["127.0.0.1", String(port), "here"];
-      const { kill, exit } = start(command, "client", args);
-      await new Inbox(await hosted.promise).until("here");
+      const { socket, kill, exit } = await call(runtime, "here");
+      await new Inbox(socket).until("here");
       kill(signal);
       assert.equal(await exit, signal);
     });

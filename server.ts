@@ -190,6 +190,7 @@ function onDeno() {
   const { args, listen, stdout } = Deno;
   return {
     args,
+    // PHP's backlog: Deno sets it from 2.5 on, Bun has none to set.
     listen: async (hostname: string, port: number) =>
       await listen({ hostname, port, tcpBacklog: 4 }),
     // Its async write goes through a thread: a quarter fewer clients a second.
