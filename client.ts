@@ -8,28 +8,24 @@
  */
 export {}; // makes this a module, in which await may stand at the top
 
-const { args, connect, stdout } = onDeno() ?? onBun() ?? onNeither();
+const runtime = onDeno() ?? onBun() ?? onNeither();
 const encoder = new TextEncoder();
 const { ip, port, message } = await readArguments();
 
-// socket_create, socket_connect
+// socket_create and socket_connect are one call here.
 tell(`正在連線 ${ip}:${port}`);
-const sock = await connect(ip, port)
-  .catch(die("socket_connect() 失敗的原因是:"));
+const sock = await connect(ip, port);
 tell("已連線");
 
-// socket_write: where it fails, the server may still have said something.
-const sent = await write(sock, encoder.encode(message))
-  .catch(warn("socket_write() 失敗的原因是:"));
+// socket_write
+const sent = await write(sock, encoder.encode(message));
 if (sent !== null) tell(`已傳送 ${sent} 個位元組`);
 
 // socket_read
 const buf = new Uint8Array(8192);
 let received = 0;
-while (true) {
-  const length = await sock.read(buf)
-    .catch(die("socket_read() 失敗的原因是:"));
-  if (length === null) break;
+let length;
+while ((length = await read(sock, buf)) > 0) {
   await echo(buf.subarray(0, length));
   received += length;
 }
@@ -40,42 +36,42 @@ sock.close();
 tell("已關閉連線");
 if (sent === null) process.exit(1);
 
-/** The arguments, checked. Wrong ones, and `--help`, end the program. */
-async function readArguments() {
-  const usage = "用法:client.ts [ip] [port] [message]   預設 127.0.0.1 1935";
-  const greeting = "你好,伺服器!\n";
-  const [ip = "127.0.0.1", port = "1935", message = greeting, ...others] = args;
-  // A third argument is a message, whatever it says.
-  if ([ip, port].some((text) => text === "-h" || text === "--help")) {
-    await echo(encoder.encode(`${usage}\n`));
-    process.exit(0);
-  }
-  const wrong = !/^0*[1-9]\d*$/.test(port) || Number(port) > 65535
-    ? `port 必須是 1 到 65535 的整數:${JSON.stringify(port)}`
-    : others.length > 0
-    ? `引數太多:${JSON.stringify(others[0])}`
-    : "";
-  if (wrong) {
-    tell(`${wrong}\n${usage}`);
-    process.exit(2);
-  }
-  return { ip, port: Number(port), message };
+/** Connects, or ends the program. */
+function connect(hostname: string, port: number): Promise<Conn> {
+  return runtime.connect(hostname, port)
+    .catch(die("socket_connect() 失敗的原因是:"));
+}
+
+/**
+ * Sends all of `data`: how many bytes, or null where that failed, for the
+ * server may have said something first.
+ */
+function write(conn: Conn, data: Uint8Array): Promise<number | null> {
+  return writeAll(conn, data)
+    .catch(warn("socket_write() 失敗的原因是:"));
+}
+
+/** Reads once: how many bytes are now in `buf`, 0 at the end. */
+async function read(conn: Conn, buf: Uint8Array): Promise<number> {
+  return await conn.read(buf)
+    .catch(die("socket_read() 失敗的原因是:")) ?? 0;
+}
+
+/** Writes all of `data` to stdout, or ends the program. */
+function echo(data: Uint8Array): Promise<number> {
+  return writeAll(runtime.stdout, data)
+    .catch(die("echo 失敗的原因是:"));
 }
 
 /**
  * Writes all of `data`, since a single write may take only a part. Gives its
  * length in bytes, and throws what `to.write` throws.
  */
-async function write(to: Writer, data: Uint8Array): Promise<number> {
+async function writeAll(to: Writer, data: Uint8Array): Promise<number> {
   for (let sent = 0; sent < data.length;) {
     sent += await to.write(data.subarray(sent));
   }
   return data.length;
-}
-
-/** PHP's echo: all of `data` to stdout, or the end where that fails. */
-async function echo(data: Uint8Array): Promise<void> {
-  await write(stdout, data).catch(die("echo 失敗的原因是:"));
 }
 
 /** Says a line on stderr, where there is one. */
@@ -124,6 +120,29 @@ function strerror({ code, message }: SystemError): string {
   };
   if (code === undefined) return message;
   return `${words[code] ?? message.replace(/ \(os error \d+\)/, "")} (${code})`;
+}
+
+/** The arguments, checked. Wrong ones, and `--help`, end the program. */
+async function readArguments() {
+  const { args } = runtime;
+  const usage = "用法:client.ts [ip] [port] [message]   預設 127.0.0.1 1935";
+  const greeting = "你好,伺服器!\n";
+  const [ip = "127.0.0.1", port = "1935", message = greeting, ...others] = args;
+  // A third argument is a message, whatever it says.
+  if ([ip, port].some((text) => text === "-h" || text === "--help")) {
+    await echo(encoder.encode(`${usage}\n`));
+    process.exit(0);
+  }
+  const wrong = !/^0*[1-9]\d*$/.test(port) || Number(port) > 65535
+    ? `port 必須是 1 到 65535 的整數:${JSON.stringify(port)}`
+    : others.length > 0
+    ? `引數太多:${JSON.stringify(others[0])}`
+    : "";
+  if (wrong) {
+    tell(`${wrong}\n${usage}`);
+    process.exit(2);
+  }
+  return { ip, port: Number(port), message };
 }
 
 // ---- Deno and Bun. The story stands on the shape of Deno's Conn, which Bun's
@@ -194,9 +213,8 @@ interface BunSocket {
 
 interface BunState {
   unread: Uint8Array[];
-  over: boolean;
-  /** Null once it was told. */
-  error?: SystemError | null;
+  /** Null at the end, an error where that failed, and until then undefined. */
+  end?: SystemError | null;
   changed(): void;
 }
 
@@ -239,7 +257,7 @@ function bunHandlers(opened: (conn: Conn) => void) {
     open(socket: BunSocket) {
       // Bun reads on its own: nothing may be read before it is asked for.
       socket.pause();
-      socket.data = { unread: [], over: false, changed() {} };
+      socket.data = { unread: [], changed() {} };
       opened(bunConn(socket));
     },
     data(socket: BunSocket, chunk: Uint8Array) {
@@ -251,41 +269,41 @@ function bunHandlers(opened: (conn: Conn) => void) {
     drain: changed,
     end(socket: BunSocket) {
       // Bun up to 1.3 says end for a reset too (oven-sh/bun#39600): then close
-      // with an error, or nothing but end again and again.
-      if (socket.data.over) {
-        socket.data.error = systemError("ECONNRESET");
+      // with an error in the same tick, or nothing but end again and again.
+      if (socket.data.end === undefined) {
+        socket.data.end = null;
+      } else {
+        socket.data.end = systemError("ECONNRESET");
         socket.end();
       }
-      socket.data.over = true;
       setImmediate(changed, socket);
     },
     close(socket: BunSocket, error?: SystemError) {
       const { data } = socket;
       // Bun up to 1.3 takes epoll's EPOLLERR for an errno: 8, which is ENOEXEC.
-      if (error?.code === "ENOEXEC") data.error = systemError("ECONNRESET");
+      if (error?.code === "ENOEXEC") data.end = systemError("ECONNRESET");
       // A reset behind the end is no news: all was said.
-      else if (!data.over && data.error === undefined) data.error = error;
-      data.over = true;
+      else if (data.end === undefined) data.end = error ?? null;
       data.changed();
     },
   };
 }
 
-/** A Bun socket as a Conn. Callbacks tell of a change, the state of which. */
+/** A Bun socket as a Conn. */
 function bunConn(socket: BunSocket): Conn {
   const state = socket.data;
-  const change = () => {
-    if (state.error) fail(state.error);
-    return new Promise<void>((resolve) => state.changed = resolve);
-  };
-  const fail = (error: SystemError) => {
-    state.error = null; // as the system does: it tells of an error once
+  const change = () => new Promise<void>((done) => state.changed = done);
+  const throwError = () => {
+    const error = state.end;
+    if (!error) return;
+    state.end = null; // as the system does: it tells of an error once
     throw error;
   };
   return {
     async read(buf) {
       while (state.unread.length === 0) {
-        if (state.over && !state.error) return null;
+        throwError();
+        if (state.end === null) return null;
         socket.resume();
         await change();
       }
@@ -301,7 +319,8 @@ function bunConn(socket: BunSocket): Conn {
         const sent = socket.write(data);
         if (sent > 0) return sent;
         // Closed, and Bun may never say why: a reset is what does that.
-        if (sent < 0 && !state.error) fail(systemError("ECONNRESET"));
+        if (sent < 0) state.end ??= systemError("ECONNRESET");
+        throwError();
         await change();
       }
     },

@@ -8,32 +8,29 @@
  */
 export {}; // makes this a module, in which await may stand at the top
 
-const { args, listen, stdout } = onDeno() ?? onBun() ?? onNeither();
+const runtime = onDeno() ?? onBun() ?? onNeither();
+const encoder = new TextEncoder();
 const { ip, port, clients } = await readArguments();
 
-// socket_create, socket_bind, socket_listen
-const sock = await listen(ip, port)
-  .catch(die("socket_bind() 失敗的原因是:"));
+// socket_create, socket_bind and socket_listen are one call here.
+const sock = await listen(ip, port);
 tell(`正在監聽 ${getsockname(sock)}`);
 
+const buf = new Uint8Array(8192); // one is enough for one client at a time
 let count = 0;
 do {
   // socket_accept
-  const msgsock = await accept(sock)
-    .catch(die("socket_accept() failed: reason: "));
+  const msgsock = await accept(sock);
 
-  // socket_write: a client that is gone spoils its own turn, not the server.
-  await write(msgsock, bytes("測試成功!\n"))
-    .catch(warn("socket_write() 失敗的原因是:"));
+  // socket_write
+  await write(msgsock, encoder.encode("測試成功!\n"));
 
-  await echo(bytes("測試成功了啊\n"));
+  await echo(encoder.encode("測試成功了啊\n"));
 
   // socket_read
-  const buf = new Uint8Array(8192);
-  const length = await msgsock.read(buf)
-    .catch(warn("socket_read() 失敗的原因是:"));
+  const length = await read(msgsock, buf);
 
-  const talkback = bytes("收到的資訊:", buf.subarray(0, length ?? 0), "\n");
+  const talkback = bytes("收到的資訊:", buf.subarray(0, length), "\n");
   await echo(talkback);
 
   // socket_close
@@ -43,62 +40,54 @@ do {
 // socket_close
 sock.close();
 
-/** The arguments, checked. Wrong ones, and `--help`, end the program. */
-async function readArguments() {
-  const usage = "用法:server.ts [ip] [port] [clients]   預設 127.0.0.1 1935 5";
-  const [ip = "127.0.0.1", port = "1935", clients = "5", ...others] = args;
-  if (args.includes("-h") || args.includes("--help")) {
-    await echo(bytes(usage, "\n"));
-    process.exit(0);
-  }
-  const wrong = !/^\d+$/.test(port) || Number(port) > 65535
-    ? `port 必須是 0 到 65535 的整數:${JSON.stringify(port)}`
-    : !/^0*[1-9]\d*$|^Infinity$/.test(clients)
-    ? `clients 必須是正整數或 Infinity:${JSON.stringify(clients)}`
-    : others.length > 0
-    ? `引數太多:${JSON.stringify(others[0])}`
-    : "";
-  if (wrong) {
-    tell(`${wrong}\n${usage}`);
-    process.exit(2);
-  }
-  return { ip, port: Number(port), clients: Number(clients) };
+/** Listens, or ends the program. */
+function listen(hostname: string, port: number): Promise<Listener> {
+  return runtime.listen(hostname, port)
+    .catch(die("socket_bind() 失敗的原因是:"));
 }
 
-/** The address that a listener really has, as `ip:port`. */
-function getsockname({ addr: { hostname, port } }: Listener): string {
-  return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
+/** The next client, in the order in which they connected. */
+async function accept(listener: Listener): Promise<Conn> {
+  const step = "socket_accept() failed: reason: ";
+  while (true) {
+    const conn = await listener.accept().catch((error: SystemError) =>
+      // One that reset while it waited is nobody to talk to: the next is due.
+      error.name === "NotConnected" ? warn(step)(error) : die(step)(error)
+    );
+    if (conn) return conn;
+  }
 }
 
-/** The parts joined into one array of bytes, strings as UTF-8. */
-function bytes(...parts: (string | Uint8Array)[]): Uint8Array {
-  const encoder = new TextEncoder();
-  const arrays = parts.map((part) =>
-    typeof part === "string" ? encoder.encode(part) : part
-  );
-  const all = new Uint8Array(arrays.reduce((sum, a) => sum + a.length, 0));
-  let at = 0;
-  for (const array of arrays) {
-    all.set(array, at);
-    at += array.length;
-  }
-  return all;
+/**
+ * Sends all of `data`: how many bytes, or null where that failed, for a client
+ * that is gone spoils its own turn and not the server.
+ */
+function write(conn: Conn, data: Uint8Array): Promise<number | null> {
+  return writeAll(conn, data)
+    .catch(warn("socket_write() 失敗的原因是:"));
+}
+
+/** Reads once: how many bytes are now in `buf`, 0 at the end or a failure. */
+async function read(conn: Conn, buf: Uint8Array): Promise<number> {
+  return await conn.read(buf)
+    .catch(warn("socket_read() 失敗的原因是:")) ?? 0;
+}
+
+/** Writes all of `data` to stdout, or ends the program. */
+function echo(data: Uint8Array): Promise<number> {
+  return writeAll(runtime.stdout, data)
+    .catch(die("echo 失敗的原因是:"));
 }
 
 /**
  * Writes all of `data`, since a single write may take only a part. Gives its
  * length in bytes, and throws what `to.write` throws.
  */
-async function write(to: Writer, data: Uint8Array): Promise<number> {
+async function writeAll(to: Writer, data: Uint8Array): Promise<number> {
   for (let sent = 0; sent < data.length;) {
     sent += await to.write(data.subarray(sent));
   }
   return data.length;
-}
-
-/** PHP's echo: all of `data` to stdout, or the end where that fails. */
-async function echo(data: Uint8Array): Promise<void> {
-  await write(stdout, data).catch(die("echo 失敗的原因是:"));
 }
 
 /** Says a line on stderr, where there is one. */
@@ -149,6 +138,48 @@ function strerror({ code, message }: SystemError): string {
   return `${words[code] ?? message.replace(/ \(os error \d+\)/, "")} (${code})`;
 }
 
+/** The arguments, checked. Wrong ones, and `--help`, end the program. */
+async function readArguments() {
+  const { args } = runtime;
+  const usage = "用法:server.ts [ip] [port] [clients]   預設 127.0.0.1 1935 5";
+  const [ip = "127.0.0.1", port = "1935", clients = "5", ...others] = args;
+  if (args.includes("-h") || args.includes("--help")) {
+    await echo(encoder.encode(`${usage}\n`));
+    process.exit(0);
+  }
+  const wrong = !/^\d+$/.test(port) || Number(port) > 65535
+    ? `port 必須是 0 到 65535 的整數:${JSON.stringify(port)}`
+    : !/^0*[1-9]\d*$|^Infinity$/.test(clients)
+    ? `clients 必須是正整數或 Infinity:${JSON.stringify(clients)}`
+    : others.length > 0
+    ? `引數太多:${JSON.stringify(others[0])}`
+    : "";
+  if (wrong) {
+    tell(`${wrong}\n${usage}`);
+    process.exit(2);
+  }
+  return { ip, port: Number(port), clients: Number(clients) };
+}
+
+/** The address that a listener really has, as `ip:port`. */
+function getsockname({ addr: { hostname, port } }: Listener): string {
+  return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
+}
+
+/** The parts joined into one array of bytes, strings as UTF-8. */
+function bytes(...parts: (string | Uint8Array)[]): Uint8Array {
+  const arrays = parts.map((part) =>
+    typeof part === "string" ? encoder.encode(part) : part
+  );
+  const all = new Uint8Array(arrays.reduce((sum, a) => sum + a.length, 0));
+  let at = 0;
+  for (const array of arrays) {
+    all.set(array, at);
+    at += array.length;
+  }
+  return all;
+}
+
 // ---- Deno and Bun. The story stands on the shape of Deno's Listener and Conn,
 // ---- which Bun's callbacks are given here.
 
@@ -165,6 +196,10 @@ interface Conn extends Writer {
 
 interface Listener {
   addr: { hostname: string; port: number };
+  /**
+   * The next client. Deno asks for its address, which one that reset while it
+   * waited has no more: it rejects with NotConnected for such a client.
+   */
   accept(): Promise<Conn>;
   close(): void;
 }
@@ -196,25 +231,6 @@ function onDeno() {
     // Its async write goes through a thread: a quarter fewer clients a second.
     stdout: { write: (data: Uint8Array) => stdout.writeSync(data) },
   };
-}
-
-/**
- * The next client, in the order in which they connected. Throws where accepting
- * fails, but not for a client that is gone again.
- */
-async function accept(listener: Listener): Promise<Conn> {
-  while (true) {
-    try {
-      return await listener.accept();
-    } catch (error) {
-      // Deno asks for the client's address, and one that reset while it waited
-      // has none any more. No Conn, no turn: the next one is due.
-      if (!(error instanceof Error && error.name === "NotConnected")) {
-        throw error;
-      }
-      warn("socket_accept() failed: reason: ")(error);
-    }
-  }
 }
 
 declare const Bun: {
@@ -249,9 +265,8 @@ interface BunSocket {
 
 interface BunState {
   unread: Uint8Array[];
-  over: boolean;
-  /** Null once it was told. */
-  error?: SystemError | null;
+  /** Null at the end, an error where that failed, and until then undefined. */
+  end?: SystemError | null;
   changed(): void;
 }
 
@@ -309,7 +324,7 @@ function bunHandlers(opened: (conn: Conn) => void) {
     open(socket: BunSocket) {
       // Bun reads on its own: nothing may be read before it is asked for.
       socket.pause();
-      socket.data = { unread: [], over: false, changed() {} };
+      socket.data = { unread: [], changed() {} };
       opened(bunConn(socket));
     },
     data(socket: BunSocket, chunk: Uint8Array) {
@@ -321,41 +336,41 @@ function bunHandlers(opened: (conn: Conn) => void) {
     drain: changed,
     end(socket: BunSocket) {
       // Bun up to 1.3 says end for a reset too (oven-sh/bun#39600): then close
-      // with an error, or nothing but end again and again.
-      if (socket.data.over) {
-        socket.data.error = systemError("ECONNRESET");
+      // with an error in the same tick, or nothing but end again and again.
+      if (socket.data.end === undefined) {
+        socket.data.end = null;
+      } else {
+        socket.data.end = systemError("ECONNRESET");
         socket.end();
       }
-      socket.data.over = true;
       setImmediate(changed, socket);
     },
     close(socket: BunSocket, error?: SystemError) {
       const { data } = socket;
       // Bun up to 1.3 takes epoll's EPOLLERR for an errno: 8, which is ENOEXEC.
-      if (error?.code === "ENOEXEC") data.error = systemError("ECONNRESET");
+      if (error?.code === "ENOEXEC") data.end = systemError("ECONNRESET");
       // A reset behind the end is no news: all was said.
-      else if (!data.over && data.error === undefined) data.error = error;
-      data.over = true;
+      else if (data.end === undefined) data.end = error ?? null;
       data.changed();
     },
   };
 }
 
-/** A Bun socket as a Conn. Callbacks tell of a change, the state of which. */
+/** A Bun socket as a Conn. */
 function bunConn(socket: BunSocket): Conn {
   const state = socket.data;
-  const change = () => {
-    if (state.error) fail(state.error);
-    return new Promise<void>((resolve) => state.changed = resolve);
-  };
-  const fail = (error: SystemError) => {
-    state.error = null; // as the system does: it tells of an error once
+  const change = () => new Promise<void>((done) => state.changed = done);
+  const throwError = () => {
+    const error = state.end;
+    if (!error) return;
+    state.end = null; // as the system does: it tells of an error once
     throw error;
   };
   return {
     async read(buf) {
       while (state.unread.length === 0) {
-        if (state.over && !state.error) return null;
+        throwError();
+        if (state.end === null) return null;
         socket.resume();
         await change();
       }
@@ -371,7 +386,8 @@ function bunConn(socket: BunSocket): Conn {
         const sent = socket.write(data);
         if (sent > 0) return sent;
         // Closed, and Bun may never say why: a reset is what does that.
-        if (sent < 0 && !state.error) fail(systemError("ECONNRESET"));
+        if (sent < 0) state.end ??= systemError("ECONNRESET");
+        throwError();
         await change();
       }
     },
