@@ -1,5 +1,6 @@
 /**
- * Tests of server.ts and client.ts from outside, as a user starts them.
+ * Tests of server.ts and client.ts from outside, as a user starts them, and of
+ * what README.md shows of them.
  *
  *     bun test
  *     deno test -A
@@ -478,6 +479,65 @@ for (const runtime of runtimes) {
   }
 }
 
+// ---- README.md, with whose commands all of the above was started
+
+for (const runtime of runtimes) {
+  const readme = (title: string, body: () => Promise<void>) =>
+    check(`README on ${runtime.name}: ${title}`, body);
+  const types = runtime.name === "deno" ? ["--check", "--quiet"] : [];
+  const command = [...runtime.command, ...types];
+
+  readme("what you see", async () => {
+    const [ofServer, ofClient] = read("README.md").split("```console\n")
+      .slice(1).map((text) => behind(1, text.split("```")[0]));
+    const { port, ...server } = await serve(runtime, { clients: 1 });
+    const address = ["127.0.0.1", String(port)];
+    const client = await run(runtime.command, "client", ...address);
+    const told = client.stderr.replace(`${port}`, "1935").split("\n");
+    told.splice(3, 0, client.stdout.trim());
+    assert.equal(`${told.join("\n")}${client.exit}\n`, ofClient);
+    const said = `${await server.stderr.all()}${await server.stdout.all()}`;
+    assert.equal(
+      `${said.replace(`${port}`, "1935")}${await server.exit}\n`,
+      ofServer,
+    );
+  });
+
+  readme("the client gets the talkback too", async () => {
+    const { port } = await serve({ command }, { source: exercise(1) });
+    const { socket, received } = await dial(port);
+    await send(socket, "1");
+    assert.equal(`${await received.all()}`, `${greeting}收到的資訊:1\n`);
+  });
+
+  readme("it serves until it is stopped", async () => {
+    const { port } = await serve({ command }, { source: exercise(2) });
+    for (let i = 1; i <= 6; i++) {
+      const { socket, received } = await greeted(port);
+      socket.end();
+      await received.all();
+    }
+  });
+
+  readme("it serves several clients at once", async () => {
+    const { port, stdout, exit } = await serve({ command }, {
+      clients: 2,
+      source: exercise(3),
+    });
+    const first = await greeted(port);
+    const second = await greeted(port);
+    await send(second.socket, "2");
+    await second.received.all();
+    await send(first.socket, "1");
+    await first.received.all();
+    assert.equal(await exit, 0);
+    assert.equal(
+      `${await stdout.all()}`,
+      "測試成功了啊\n測試成功了啊\n收到的資訊:2\n收到的資訊:1\n",
+    );
+  });
+}
+
 // ---- Neither
 
 const node = spawnSync("node", ["--version"], { encoding: "utf8" });
@@ -570,6 +630,8 @@ interface Options {
   /** Where output goes, if not to the test: a file's descriptor. */
   stdout?: "pipe" | number;
   stderr?: "pipe" | number;
+  /** What to start instead of the script as it is. */
+  source?: string;
 }
 
 /** Starts server.ts or client.ts, copied alone into an empty folder. */
@@ -577,11 +639,12 @@ function start(
   command: string[],
   name: Script,
   args: string[],
-  { stdout = "pipe", stderr = "pipe" }: Options = {},
+  { stdout = "pipe", stderr = "pipe", source = read(`${name}.ts`) }: Options =
+    {},
 ): Program {
   const folder = fs.mkdtempSync(join(tmpdir(), "socket-"));
   leftovers.push(() => fs.rmSync(folder, { recursive: true }));
-  fs.writeFileSync(join(folder, `${name}.ts`), read(`${name}.ts`));
+  fs.writeFileSync(join(folder, `${name}.ts`), source);
   const [file, ...before] = command;
   const child = spawn(file, [...before, `${name}.ts`, ...args], {
     cwd: folder,
@@ -629,7 +692,7 @@ async function giveTime(command: string[]): Promise<void> {
 
 /** Starts a server, on a free port or on a given one, and waits for it. */
 async function serve(
-  { command }: Runtime,
+  { command }: Pick<Runtime, "command">,
   { port = 0, clients, ...options }: Options & {
     port?: number;
     clients?: number;
@@ -728,6 +791,22 @@ function read(name: string): string {
   return fs.readFileSync(new URL(name, import.meta.url), "utf8");
 }
 
+/** server.ts with the edits of one of README.md's exercises. */
+function exercise(number: number): string {
+  const text = read("README.md").split(/^\*\*\d\. /m)[number];
+  let source = read("server.ts");
+  for (const block of text.split("```diff\n").slice(1)) {
+    const lines = block.split("```")[0].split("\n");
+    const without = (sign: string) =>
+      lines.filter((line) => line[0] !== sign).map((line) => line.slice(1))
+        .join("\n");
+    const [before, behind, ...others] = source.split(without("+"));
+    assert(behind !== undefined && others.length === 0, "not there just once");
+    source = before + without("-") + behind;
+  }
+  return source;
+}
+
 // ---- The runtimes
 
 interface Runtime {
@@ -735,6 +814,18 @@ interface Runtime {
   version: string;
   /** What stands before the name of the script. */
   command: string[];
+}
+
+/** What stands between a runtime and its script in README.md's commands. */
+function printedOptions(name: Runtime["name"]): string[] {
+  const commands = read("README.md").matchAll(
+    new RegExp(`^(?:npx --yes )?${name}(.*) (?:server|client)\\.ts$`, "gm"),
+  );
+  const [options, ...others] = new Set(
+    Array.from(commands, ([, text]) => text),
+  );
+  assert(options !== undefined && others.length === 0, `${name} in README.md`);
+  return options.split(" ").slice(1);
 }
 
 /** A runtime, or undefined where it is not to be had. */
@@ -751,8 +842,7 @@ function find(name: Runtime["name"]): Runtime | undefined {
   );
   if (asked.status !== 0) return undefined;
   const [path, version] = asked.stdout.trim().split(" ");
-  const command = name === "bun" ? [path] : [path, "run", "--allow-net"];
-  return { name, version, command };
+  return { name, version, command: [path, ...printedOptions(name)] };
 }
 
 /** The runtimes to be had; a missing one is a test that is skipped. */
