@@ -66,6 +66,7 @@ for (const server of runtimes) {
 for (const runtime of runtimes) {
   const { name, version, command } = runtime;
   const old = name === "bun" && /^1\.[0-3]\./.test(version);
+  const lossy = name === "bun" && /^1\.([0-3]\.|4\.0$)/.test(version);
   const early = name === "deno" && /^2\.[0-4]\./.test(version);
 
   const on = (script: Script): typeof check => (title, body, skip) =>
@@ -182,16 +183,22 @@ for (const runtime of runtimes) {
     });
   }
 
-  server("prints what a client sent that reset while it waited", async () => {
-    const { port, stdout } = await serve(runtime, { clients: 2 });
-    const first = await greeted(port);
-    const gone = await dial(port);
-    await send(gone.socket, "2");
-    await reset(gone);
-    await giveTime(command);
-    await send(first.socket, "1");
-    assert.equal(`${await stdout.all()}`, printed("1") + printed("2"));
-  }, name === "deno" ? "Deno passes it over" : old && "Bun 1.3 loses it");
+  server(
+    "prints what a client sent that reset while it waited",
+    async () => {
+      const { port, stdout } = await serve(runtime, { clients: 2 });
+      const first = await greeted(port);
+      const gone = await dial(port);
+      await send(gone.socket, "2");
+      await reset(gone);
+      await giveTime(command);
+      await send(first.socket, "1");
+      assert.equal(`${await stdout.all()}`, printed("1") + printed("2"));
+    },
+    name === "deno"
+      ? "Deno passes it over"
+      : lossy && "Bun up to 1.4.0 loses it",
+  );
 
   server("outlives a client that resets in its turn", async () => {
     const { port, stdout, stderr } = await serve(runtime, { clients: 2 });
@@ -415,7 +422,7 @@ for (const runtime of runtimes) {
     const taken = flood(socket);
     await giveTime(command);
     assert(taken() < bounded, `it took ${taken()} bytes`);
-  }, old && "Bun 1.3 reads on after pause()");
+  }, old && "Bun up to 1.3 reads on after pause()");
 
   client("ends where stdout is closed", async () => {
     const { socket, stdout, stderr, exit } = await call(runtime);

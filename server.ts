@@ -131,6 +131,7 @@ function strerror({ code, message }: SystemError): string {
     EHOSTUNREACH: "No route to host",
     ENETUNREACH: "Network is unreachable",
     ENOSPC: "No space left on device",
+    ENOTCONN: "Transport endpoint is not connected",
     EPIPE: "Broken pipe",
     ETIMEDOUT: "Connection timed out",
   };
@@ -308,9 +309,9 @@ function onBun() {
     stdout: {
       async write(data: Uint8Array) {
         const written = await writer.write(data);
-        await writer.flush();
-        // Bun up to 1.4.0 gives true for a closed pipe, where it should reject.
-        if (written === true) throw systemError("EPIPE");
+        const flushed = await writer.flush();
+        // Bun up to 1.4.0 may give true for a closed pipe instead of rejecting.
+        if (written === true || flushed === true) throw systemError("EPIPE");
         return data.length;
       },
     },
