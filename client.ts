@@ -9,32 +9,31 @@
 export {}; // makes this a module, in which await may stand at the top
 
 const runtime = onDeno() ?? onBun() ?? onNeither();
-const encoder = new TextEncoder();
 const { ip, port, message } = await readArguments();
 
+tell(`正在連線 ${ip.includes(":") ? `[${ip}]` : ip}:${port}`);
+
 // socket_create and socket_connect are one call here.
-tell(`正在連線 ${ip}:${port}`);
 const sock = await connect(ip, port);
 tell("已連線");
 
 // socket_write
-const sent = await write(sock, encoder.encode(message));
+const sent = await write(sock, message);
 if (sent !== null) tell(`已傳送 ${sent} 個位元組`);
 
 // socket_read
-const buf = new Uint8Array(8192);
 let received = 0;
-let length;
-while ((length = await read(sock, buf)) > 0) {
-  await echo(buf.subarray(0, length));
-  received += length;
+let buf;
+while ((buf = await read(sock, 8192)).length > 0) {
+  await echo(buf);
+  received += buf.length;
 }
 tell(`已收到 ${received} 個位元組`);
 
 // socket_close
 sock.close();
 tell("已關閉連線");
-if (sent === null) process.exit(1);
+if (sent === null) process.exit(1); // socket_write has failed
 
 /** Connects, or ends the program. */
 function connect(hostname: string, port: number): Promise<Conn> {
@@ -43,38 +42,47 @@ function connect(hostname: string, port: number): Promise<Conn> {
 }
 
 /**
- * Sends all of `data`: how many bytes, or null where that failed, for the
- * server may have said something first.
+ * Sends all of `data`, text as UTF-8. Returns its length in bytes, or null where
+ * that failed: what the server said before can still be read.
  */
-function write(conn: Conn, data: Uint8Array): Promise<number | null> {
+function write(
+  conn: Conn,
+  data: string | Uint8Array,
+): Promise<number | null> {
   return writeAll(conn, data)
     .catch(warn("socket_write() 失敗的原因是:"));
 }
 
-/** Reads once: how many bytes are now in `buf`, 0 at the end. */
-async function read(conn: Conn, buf: Uint8Array): Promise<number> {
-  return await conn.read(buf)
-    .catch(die("socket_read() 失敗的原因是:")) ?? 0;
+/** Reads once, at most `length` bytes: none at the end. */
+async function read(conn: Conn, length: number): Promise<Uint8Array> {
+  const buf = new Uint8Array(length);
+  const count = await conn.read(buf)
+    .catch(die("socket_read() 失敗的原因是:"));
+  return buf.subarray(0, count ?? 0);
 }
 
-/** Writes all of `data` to stdout, or ends the program. */
-function echo(data: Uint8Array): Promise<number> {
+/** Writes all of `data` to stdout, text as UTF-8, or ends the program. */
+function echo(data: string | Uint8Array): Promise<number> {
   return writeAll(runtime.stdout, data)
     .catch(die("echo 失敗的原因是:"));
 }
 
 /**
- * Writes all of `data`, since a single write may take only a part. Gives its
+ * Writes all of `data`, since a single write may take only a part. Returns its
  * length in bytes, and throws what `to.write` throws.
  */
-async function writeAll(to: Writer, data: Uint8Array): Promise<number> {
-  for (let sent = 0; sent < data.length;) {
-    sent += await to.write(data.subarray(sent));
+async function writeAll(
+  to: Writer,
+  data: string | Uint8Array,
+): Promise<number> {
+  const all = typeof data === "string" ? new TextEncoder().encode(data) : data;
+  for (let sent = 0; sent < all.length;) {
+    sent += await to.write(all.subarray(sent));
   }
-  return data.length;
+  return all.length;
 }
 
-/** Says a line on stderr, where there is one. */
+/** Prints a line on stderr, where there is one. */
 function tell(line: string): void {
   try {
     console.error(line);
@@ -83,28 +91,28 @@ function tell(line: string): void {
   }
 }
 
-/** Makes a handler that says on stderr which step failed and why. */
-function warn(step: string) {
+/** Makes a handler for an error: it prints on stderr what failed, and why. */
+function warn(failed: string) {
   return (error: SystemError) => {
-    tell(step + strerror(error));
+    tell(failed + strerror(error));
     return null;
   };
 }
 
-/** Makes a handler that says which step failed and why, and exits with 1. */
-function die(step: string) {
+/** Makes a handler for an error: it prints the same, and exits with 1. */
+function die(failed: string) {
   return (error: SystemError) => {
-    warn(step)(error);
+    warn(failed)(error);
     return process.exit(1);
   };
 }
 
 /**
- * The reason for an error in the system's words and its code, the same on both
- * runtimes: `Broken pipe (EPIPE)`. Without a code, the error's own message.
+ * The reason for an error in words, and its code: `Broken pipe (EPIPE)`. Without
+ * a code, as on Deno for a name that does not resolve, the error's own message.
  */
 function strerror({ code, message }: SystemError): string {
-  // Bun's own messages give no reason. The words are those of glibc's strerror.
+  // Bun's messages name the call and no reason. These are glibc's words.
   const words: Record<string, string> = {
     DNS_ENOTFOUND: "Name or service not known",
     EACCES: "Permission denied",
@@ -113,6 +121,7 @@ function strerror({ code, message }: SystemError): string {
     ECONNREFUSED: "Connection refused",
     ECONNRESET: "Connection reset by peer",
     EHOSTUNREACH: "No route to host",
+    EINVAL: "Invalid argument",
     ENETUNREACH: "Network is unreachable",
     ENOSPC: "No space left on device",
     ENOTCONN: "Transport endpoint is not connected",
@@ -123,7 +132,7 @@ function strerror({ code, message }: SystemError): string {
   return `${words[code] ?? message.replace(/ \(os error \d+\)/, "")} (${code})`;
 }
 
-/** The arguments, checked. Wrong ones, and `--help`, end the program. */
+/** Reads and checks the arguments. A wrong one, or `--help`, ends the program. */
 async function readArguments() {
   const { args } = runtime;
   const usage = "用法:client.ts [ip] [port] [message]   預設 127.0.0.1 1935";
@@ -131,7 +140,7 @@ async function readArguments() {
   const [ip = "127.0.0.1", port = "1935", message = greeting, ...others] = args;
   // A third argument is a message, whatever it says.
   if ([ip, port].some((text) => text === "-h" || text === "--help")) {
-    await echo(encoder.encode(`${usage}\n`));
+    await echo(`${usage}\n`);
     process.exit(0);
   }
   const wrong = !/^0*[1-9]\d*$/.test(port) || Number(port) > 65535
@@ -146,16 +155,17 @@ async function readArguments() {
   return { ip, port: Number(port), message };
 }
 
-// ---- Deno and Bun. The story stands on the shape of Deno's Conn, which Bun's
-// ---- callbacks are given here.
+// ---- Deno and Bun. All of the above is written against Deno's Conn; onBun()
+// ---- turns Bun's callbacks into the same. Of both, just what is used is declared
+// ---- here, so that this one file needs no package for its types.
 
 interface Writer {
-  /** Takes at least one byte of `data`, and gives how many it took. */
+  /** Takes at least one byte of `data`. Returns how many it took. */
   write(data: Uint8Array): number | Promise<number>;
 }
 
 interface Conn extends Writer {
-  /** Puts what has come into `buf`: how many bytes, or null at the end. */
+  /** Reads into `buf`. Returns how many bytes, or null at the end. */
   read(buf: Uint8Array): Promise<number | null>;
   close(): void;
 }
@@ -164,7 +174,7 @@ interface SystemError extends Error {
   code?: string;
 }
 
-/** All three runtimes have it, and Bun has no other exit. */
+/** Node's, which Bun and Deno have too; Bun has no exit of its own. */
 declare const process: { exit(code: number): never };
 
 declare const Deno: {
@@ -173,14 +183,14 @@ declare const Deno: {
   stdout: { writeSync(data: Uint8Array): number };
 } | undefined;
 
-/** What the story needs of Deno, or undefined elsewhere. */
+/** What the code above needs of Deno; undefined elsewhere. */
 function onDeno() {
   if (typeof Deno === "undefined") return undefined;
   const { args, connect, stdout } = Deno;
   return {
     args,
     connect: (hostname: string, port: number) => connect({ hostname, port }),
-    // Its async write goes through a thread, and is slower.
+    // Not write(), which goes through a thread and is slower.
     stdout: { write: (data: Uint8Array) => stdout.writeSync(data) },
   };
 }
@@ -205,21 +215,23 @@ declare function setImmediate<T>(run: (value: T) => void, value: T): unknown;
 
 interface BunSocket {
   data: BunState;
-  /** Gives how many bytes it took: 0 until `drain`, -1 once closed. */
+  /** Returns how many bytes it took: 0 until `drain`, -1 once closed. */
   write(data: Uint8Array): number;
   end(): void;
   pause(): void;
+  ref(): void;
   resume(): void;
 }
 
 interface BunState {
   unread: Uint8Array[];
-  /** Null at the end, an error where that failed, and until then undefined. */
+  /** Undefined until the other end's end, then null, or an error if it failed. */
   end?: SystemError | null;
-  changed(): void;
+  wait(): Promise<void>;
+  wake(): void;
 }
 
-/** The same of Bun, its callbacks in Deno's shape, or undefined elsewhere. */
+/** The same of Bun; undefined elsewhere. */
 function onBun() {
   if (typeof Bun === "undefined") return undefined;
   const { argv, connect, dns, stdout } = Bun;
@@ -231,10 +243,11 @@ function onBun() {
         connect({
           hostname,
           port,
-          allowHalfOpen: true, // a server that has said all still gets all
+          allowHalfOpen: true, // a server that has sent all can still receive
           socket: bunHandlers(resolve),
         }).catch(async (error) => {
-          // Bun up to 1.3 says ECONNREFUSED of a name that does not resolve too.
+          // Bun up to 1.3 says ECONNREFUSED of a name that does not resolve, too:
+          // ask again, just for the reason.
           await dns.lookup(hostname, { backend: "libc" }).catch(reject);
           reject(error);
         });
@@ -253,39 +266,42 @@ function onBun() {
 
 /** Bun's callbacks. `opened` is given a Conn for each socket that opens. */
 function bunHandlers(opened: (conn: Conn) => void) {
-  const changed = ({ data }: BunSocket) => data.changed();
+  const wake = ({ data }: BunSocket) => data.wake();
   return {
     open(socket: BunSocket) {
       // Bun reads on its own: nothing may be read before it is asked for.
       socket.pause();
-      socket.data = { unread: [], changed() {} };
+      socket.ref(); // or Bun up to 1.2.0 ends with its listener
+      socket.data = { unread: [], ...signal() };
       opened(bunConn(socket));
     },
     data(socket: BunSocket, chunk: Uint8Array) {
-      // Nobody has read what came before: let the rest wait in the system.
+      // Nobody has read what came before: let the rest wait in the system, or
+      // a sender that is faster than the reader fills the memory.
       if (socket.data.unread.length > 0) socket.pause();
       socket.data.unread.push(chunk);
-      socket.data.changed();
+      socket.data.wake();
     },
-    drain: changed,
+    drain: wake,
     end(socket: BunSocket) {
-      // Bun up to 1.3 says end for a reset too (oven-sh/bun#39600): then close
-      // with an error in the same tick, or nothing but end again and again.
+      // Bun up to 1.3 calls this for a reset too (oven-sh/bun#39600). Either
+      // close() follows at once, with the error, or this again and again: the
+      // second time means a reset.
       if (socket.data.end === undefined) {
         socket.data.end = null;
       } else {
         socket.data.end = systemError("ECONNRESET");
         socket.end();
       }
-      setImmediate(changed, socket);
+      setImmediate(wake, socket); // so that such a close() comes first
     },
     close(socket: BunSocket, error?: SystemError) {
       const { data } = socket;
       // Bun up to 1.3 takes epoll's EPOLLERR for an errno: 8, which is ENOEXEC.
       if (error?.code === "ENOEXEC") data.end = systemError("ECONNRESET");
-      // A reset behind the end is no news: all was said.
+      // After the end a reset changes nothing: everything has come.
       else if (data.end === undefined) data.end = error ?? null;
-      data.changed();
+      data.wake();
     },
   };
 }
@@ -293,7 +309,6 @@ function bunHandlers(opened: (conn: Conn) => void) {
 /** A Bun socket as a Conn. */
 function bunConn(socket: BunSocket): Conn {
   const state = socket.data;
-  const change = () => new Promise<void>((done) => state.changed = done);
   const throwError = () => {
     const error = state.end;
     if (!error) return;
@@ -306,7 +321,7 @@ function bunConn(socket: BunSocket): Conn {
         throwError();
         if (state.end === null) return null;
         socket.resume();
-        await change();
+        await state.wait();
       }
       const [chunk] = state.unread;
       const length = Math.min(chunk.length, buf.length);
@@ -319,17 +334,26 @@ function bunConn(socket: BunSocket): Conn {
       while (true) {
         const sent = socket.write(data);
         if (sent > 0) return sent;
-        // Closed, and Bun may never say why: a reset is what does that.
+        // Closed, and Bun may not say why: only a reset does that to a writer.
         if (sent < 0) state.end ??= systemError("ECONNRESET");
         throwError();
-        await change();
+        await state.wait();
       }
     },
-    close: () => socket.end(),
+    close: () => socket.end(), // Bun 1.1 has no socket.close()
   };
 }
 
-/** An error as the runtimes make them, for the places where Bun makes none. */
+/** Whoever awaits wait() goes on at the next wake(), however many they are. */
+function signal() {
+  const waiting: (() => void)[] = [];
+  return {
+    wait: () => new Promise<void>((resolve) => waiting.push(resolve)),
+    wake: () => waiting.splice(0).forEach((resolve) => resolve()),
+  };
+}
+
+/** Makes an error like the runtimes' own, where Bun makes none. */
 function systemError(code: string): SystemError {
   return Object.assign(new Error(code), { code });
 }

@@ -9,28 +9,26 @@
 export {}; // makes this a module, in which await may stand at the top
 
 const runtime = onDeno() ?? onBun() ?? onNeither();
-const encoder = new TextEncoder();
 const { ip, port, clients } = await readArguments();
 
 // socket_create, socket_bind and socket_listen are one call here.
 const sock = await listen(ip, port);
 tell(`正在監聽 ${getsockname(sock)}`);
 
-const buf = new Uint8Array(8192); // one is enough for one client at a time
 let count = 0;
 do {
   // socket_accept
   const msgsock = await accept(sock);
 
   // socket_write
-  await write(msgsock, encoder.encode("測試成功!\n"));
+  await write(msgsock, "測試成功!\n");
 
-  await echo(encoder.encode("測試成功了啊\n"));
+  await echo("測試成功了啊\n");
 
   // socket_read
-  const length = await read(msgsock, buf);
+  const buf = await read(msgsock, 8192);
 
-  const talkback = bytes("收到的資訊:", buf.subarray(0, length), "\n");
+  const talkback = bytes("收到的資訊:", buf, "\n");
   await echo(talkback);
 
   // socket_close
@@ -46,51 +44,60 @@ function listen(hostname: string, port: number): Promise<Listener> {
     .catch(die("socket_bind() 失敗的原因是:"));
 }
 
-/** The next client, in the order in which they connected. */
+/** Takes the next client, in the order in which they connected. */
 async function accept(listener: Listener): Promise<Conn> {
-  const step = "socket_accept() failed: reason: ";
+  const failed = "socket_accept() failed: reason: "; // the article's words
   while (true) {
     const conn = await listener.accept().catch((error: SystemError) =>
-      // One that reset while it waited is nobody to talk to: the next is due.
-      error.name === "NotConnected" ? warn(step)(error) : die(step)(error)
+      // Only on Deno: this client reset while it waited. Take the next one.
+      error.name === "NotConnected" ? warn(failed)(error) : die(failed)(error)
     );
     if (conn) return conn;
   }
 }
 
 /**
- * Sends all of `data`: how many bytes, or null where that failed, for a client
- * that is gone spoils its own turn and not the server.
+ * Sends all of `data`, text as UTF-8. Returns its length in bytes, or null where
+ * that failed: a client that is gone costs its own turn, not the server.
  */
-function write(conn: Conn, data: Uint8Array): Promise<number | null> {
+function write(
+  conn: Conn,
+  data: string | Uint8Array,
+): Promise<number | null> {
   return writeAll(conn, data)
     .catch(warn("socket_write() 失敗的原因是:"));
 }
 
-/** Reads once: how many bytes are now in `buf`, 0 at the end or a failure. */
-async function read(conn: Conn, buf: Uint8Array): Promise<number> {
-  return await conn.read(buf)
-    .catch(warn("socket_read() 失敗的原因是:")) ?? 0;
+/** Reads once, at most `length` bytes: none at the end or where that failed. */
+async function read(conn: Conn, length: number): Promise<Uint8Array> {
+  const buf = new Uint8Array(length);
+  const count = await conn.read(buf)
+    .catch(warn("socket_read() 失敗的原因是:"));
+  return buf.subarray(0, count ?? 0);
 }
 
-/** Writes all of `data` to stdout, or ends the program. */
-function echo(data: Uint8Array): Promise<number> {
+/** Writes all of `data` to stdout, text as UTF-8, or ends the program. */
+function echo(data: string | Uint8Array): Promise<number> {
   return writeAll(runtime.stdout, data)
     .catch(die("echo 失敗的原因是:"));
 }
 
 /**
- * Writes all of `data`, since a single write may take only a part. Gives its
+ * Writes all of `data`, since a single write may take only a part. Returns its
  * length in bytes, and throws what `to.write` throws.
  */
-async function writeAll(to: Writer, data: Uint8Array): Promise<number> {
-  for (let sent = 0; sent < data.length;) {
-    sent += await to.write(data.subarray(sent));
+async function writeAll(
+  to: Writer,
+  data: string | Uint8Array,
+): Promise<number> {
+  const all = typeof data === "string" ? new TextEncoder().encode(data) : data;
+  for (let sent = 0; sent < all.length;) {
+    sent += await to.write(all.subarray(sent));
   }
-  return data.length;
+  return all.length;
 }
 
-/** Says a line on stderr, where there is one. */
+/** Prints a line on stderr, where there is one. */
 function tell(line: string): void {
   try {
     console.error(line);
@@ -99,28 +106,28 @@ function tell(line: string): void {
   }
 }
 
-/** Makes a handler that says on stderr which step failed and why. */
-function warn(step: string) {
+/** Makes a handler for an error: it prints on stderr what failed, and why. */
+function warn(failed: string) {
   return (error: SystemError) => {
-    tell(step + strerror(error));
+    tell(failed + strerror(error));
     return null;
   };
 }
 
-/** Makes a handler that says which step failed and why, and exits with 1. */
-function die(step: string) {
+/** Makes a handler for an error: it prints the same, and exits with 1. */
+function die(failed: string) {
   return (error: SystemError) => {
-    warn(step)(error);
+    warn(failed)(error);
     return process.exit(1);
   };
 }
 
 /**
- * The reason for an error in the system's words and its code, the same on both
- * runtimes: `Broken pipe (EPIPE)`. Without a code, the error's own message.
+ * The reason for an error in words, and its code: `Broken pipe (EPIPE)`. Without
+ * a code, as on Deno for a name that does not resolve, the error's own message.
  */
 function strerror({ code, message }: SystemError): string {
-  // Bun's own messages give no reason. The words are those of glibc's strerror.
+  // Bun's messages name the call and no reason. These are glibc's words.
   const words: Record<string, string> = {
     DNS_ENOTFOUND: "Name or service not known",
     EACCES: "Permission denied",
@@ -129,6 +136,7 @@ function strerror({ code, message }: SystemError): string {
     ECONNREFUSED: "Connection refused",
     ECONNRESET: "Connection reset by peer",
     EHOSTUNREACH: "No route to host",
+    EINVAL: "Invalid argument",
     ENETUNREACH: "Network is unreachable",
     ENOSPC: "No space left on device",
     ENOTCONN: "Transport endpoint is not connected",
@@ -139,13 +147,13 @@ function strerror({ code, message }: SystemError): string {
   return `${words[code] ?? message.replace(/ \(os error \d+\)/, "")} (${code})`;
 }
 
-/** The arguments, checked. Wrong ones, and `--help`, end the program. */
+/** Reads and checks the arguments. A wrong one, or `--help`, ends the program. */
 async function readArguments() {
   const { args } = runtime;
   const usage = "用法:server.ts [ip] [port] [clients]   預設 127.0.0.1 1935 5";
   const [ip = "127.0.0.1", port = "1935", clients = "5", ...others] = args;
   if (args.includes("-h") || args.includes("--help")) {
-    await echo(encoder.encode(`${usage}\n`));
+    await echo(`${usage}\n`);
     process.exit(0);
   }
   const wrong = !/^\d+$/.test(port) || Number(port) > 65535
@@ -167,8 +175,12 @@ function getsockname({ addr: { hostname, port } }: Listener): string {
   return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
 }
 
-/** The parts joined into one array of bytes, strings as UTF-8. */
+/**
+ * Joins the parts into one array of bytes, text as UTF-8. What a client sent
+ * need not be UTF-8, which a template string would make of it.
+ */
 function bytes(...parts: (string | Uint8Array)[]): Uint8Array {
+  const encoder = new TextEncoder();
   const arrays = parts.map((part) =>
     typeof part === "string" ? encoder.encode(part) : part
   );
@@ -181,16 +193,17 @@ function bytes(...parts: (string | Uint8Array)[]): Uint8Array {
   return all;
 }
 
-// ---- Deno and Bun. The story stands on the shape of Deno's Listener and Conn,
-// ---- which Bun's callbacks are given here.
+// ---- Deno and Bun. All of the above is written against Deno's Listener and Conn;
+// ---- onBun() turns Bun's callbacks into the same. Of both, just what is used is
+// ---- declared here, so that this one file needs no package for its types.
 
 interface Writer {
-  /** Takes at least one byte of `data`, and gives how many it took. */
+  /** Takes at least one byte of `data`. Returns how many it took. */
   write(data: Uint8Array): number | Promise<number>;
 }
 
 interface Conn extends Writer {
-  /** Puts what has come into `buf`: how many bytes, or null at the end. */
+  /** Reads into `buf`. Returns how many bytes, or null at the end. */
   read(buf: Uint8Array): Promise<number | null>;
   close(): void;
 }
@@ -198,8 +211,8 @@ interface Conn extends Writer {
 interface Listener {
   addr: { hostname: string; port: number };
   /**
-   * The next client. Deno asks for its address, which one that reset while it
-   * waited has no more: it rejects with NotConnected for such a client.
+   * Returns the next client. Deno asks for its address, and rejects with
+   * NotConnected for one that reset while it waited.
    */
   accept(): Promise<Conn>;
   close(): void;
@@ -209,7 +222,7 @@ interface SystemError extends Error {
   code?: string;
 }
 
-/** All three runtimes have it, and Bun has no other exit. */
+/** Node's, which Bun and Deno have too; Bun has no exit of its own. */
 declare const process: { exit(code: number): never };
 
 declare const Deno: {
@@ -220,16 +233,17 @@ declare const Deno: {
   stdout: { writeSync(data: Uint8Array): number };
 } | undefined;
 
-/** What the story needs of Deno, or undefined elsewhere. */
+/** What the code above needs of Deno; undefined elsewhere. */
 function onDeno() {
   if (typeof Deno === "undefined") return undefined;
   const { args, listen, stdout } = Deno;
   return {
     args,
-    // PHP's backlog: Deno sets it from 2.5 on, Bun has none to set.
+    // 4 as in PHP: Deno obeys from 2.5 on, and Bun has no such option. Async,
+    // for Deno throws at once, where .catch() waits for a rejection.
     listen: async (hostname: string, port: number) =>
       await listen({ hostname, port, tcpBacklog: 4 }),
-    // Its async write goes through a thread: a quarter fewer clients a second.
+    // Not write(), which goes through a thread: a quarter fewer clients a second.
     stdout: { write: (data: Uint8Array) => stdout.writeSync(data) },
   };
 }
@@ -247,7 +261,7 @@ declare const Bun: {
     port: number;
     allowHalfOpen: boolean;
     socket: ReturnType<typeof bunHandlers>;
-  }): { port: number; stop(closeActiveConnections: boolean): void };
+  }): { port: number; stop(): void };
   stdout: {
     writer(): { write(data: Uint8Array): unknown; flush(): unknown };
   };
@@ -257,21 +271,23 @@ declare function setImmediate<T>(run: (value: T) => void, value: T): unknown;
 
 interface BunSocket {
   data: BunState;
-  /** Gives how many bytes it took: 0 until `drain`, -1 once closed. */
+  /** Returns how many bytes it took: 0 until `drain`, -1 once closed. */
   write(data: Uint8Array): number;
   end(): void;
   pause(): void;
+  ref(): void;
   resume(): void;
 }
 
 interface BunState {
   unread: Uint8Array[];
-  /** Null at the end, an error where that failed, and until then undefined. */
+  /** Undefined until the other end's end, then null, or an error if it failed. */
   end?: SystemError | null;
-  changed(): void;
+  wait(): Promise<void>;
+  wake(): void;
 }
 
-/** The same of Bun, its callbacks in Deno's shape, or undefined elsewhere. */
+/** The same of Bun; undefined elsewhere. */
 function onBun() {
   if (typeof Bun === "undefined") return undefined;
   const { argv, dns, listen, stdout } = Bun;
@@ -279,31 +295,33 @@ function onBun() {
   return {
     args: argv.slice(2),
     async listen(hostname: string, port: number): Promise<Listener> {
-      // Bun's listener tells the name that it was given, not the address.
-      const [{ address }] = /^\d+(\.\d+){3}$/.test(hostname)
-        ? [{ address: hostname }]
-        : await dns.lookup(hostname, { backend: "libc" });
-      const waiting: Conn[] = [];
-      let changed = () => {};
+      // Bun's listener tells the name that it was given, not the address; and
+      // any other back end keeps Bun alive for a second.
+      const [{ address }] = await dns.lookup(hostname, { backend: "libc" });
+      const queue: Conn[] = [];
+      const { wait, wake } = signal();
       const listener = listen({
         hostname: address,
         port,
-        allowHalfOpen: true, // a client that has said all still gets all
+        allowHalfOpen: true, // a client that has sent all can still receive
         socket: bunHandlers((conn) => {
-          waiting.push(conn);
-          changed();
+          queue.push(conn);
+          wake();
         }),
       });
       return {
         addr: { hostname: address, port: listener.port },
         async accept() {
           while (true) {
-            const conn = waiting.shift();
+            const conn = queue.shift();
             if (conn) return conn;
-            await new Promise<void>((resolve) => changed = resolve);
+            await wait();
           }
         },
-        close: () => listener.stop(true),
+        close() {
+          listener.stop();
+          for (const conn of queue) conn.close();
+        },
       };
     },
     stdout: {
@@ -320,39 +338,42 @@ function onBun() {
 
 /** Bun's callbacks. `opened` is given a Conn for each socket that opens. */
 function bunHandlers(opened: (conn: Conn) => void) {
-  const changed = ({ data }: BunSocket) => data.changed();
+  const wake = ({ data }: BunSocket) => data.wake();
   return {
     open(socket: BunSocket) {
       // Bun reads on its own: nothing may be read before it is asked for.
       socket.pause();
-      socket.data = { unread: [], changed() {} };
+      socket.ref(); // or Bun up to 1.2.0 ends with its listener
+      socket.data = { unread: [], ...signal() };
       opened(bunConn(socket));
     },
     data(socket: BunSocket, chunk: Uint8Array) {
-      // Nobody has read what came before: let the rest wait in the system.
+      // Nobody has read what came before: let the rest wait in the system, or
+      // a sender that is faster than the reader fills the memory.
       if (socket.data.unread.length > 0) socket.pause();
       socket.data.unread.push(chunk);
-      socket.data.changed();
+      socket.data.wake();
     },
-    drain: changed,
+    drain: wake,
     end(socket: BunSocket) {
-      // Bun up to 1.3 says end for a reset too (oven-sh/bun#39600): then close
-      // with an error in the same tick, or nothing but end again and again.
+      // Bun up to 1.3 calls this for a reset too (oven-sh/bun#39600). Either
+      // close() follows at once, with the error, or this again and again: the
+      // second time means a reset.
       if (socket.data.end === undefined) {
         socket.data.end = null;
       } else {
         socket.data.end = systemError("ECONNRESET");
         socket.end();
       }
-      setImmediate(changed, socket);
+      setImmediate(wake, socket); // so that such a close() comes first
     },
     close(socket: BunSocket, error?: SystemError) {
       const { data } = socket;
       // Bun up to 1.3 takes epoll's EPOLLERR for an errno: 8, which is ENOEXEC.
       if (error?.code === "ENOEXEC") data.end = systemError("ECONNRESET");
-      // A reset behind the end is no news: all was said.
+      // After the end a reset changes nothing: everything has come.
       else if (data.end === undefined) data.end = error ?? null;
-      data.changed();
+      data.wake();
     },
   };
 }
@@ -360,7 +381,6 @@ function bunHandlers(opened: (conn: Conn) => void) {
 /** A Bun socket as a Conn. */
 function bunConn(socket: BunSocket): Conn {
   const state = socket.data;
-  const change = () => new Promise<void>((done) => state.changed = done);
   const throwError = () => {
     const error = state.end;
     if (!error) return;
@@ -373,7 +393,7 @@ function bunConn(socket: BunSocket): Conn {
         throwError();
         if (state.end === null) return null;
         socket.resume();
-        await change();
+        await state.wait();
       }
       const [chunk] = state.unread;
       const length = Math.min(chunk.length, buf.length);
@@ -386,17 +406,26 @@ function bunConn(socket: BunSocket): Conn {
       while (true) {
         const sent = socket.write(data);
         if (sent > 0) return sent;
-        // Closed, and Bun may never say why: a reset is what does that.
+        // Closed, and Bun may not say why: only a reset does that to a writer.
         if (sent < 0) state.end ??= systemError("ECONNRESET");
         throwError();
-        await change();
+        await state.wait();
       }
     },
-    close: () => socket.end(),
+    close: () => socket.end(), // Bun 1.1 has no socket.close()
   };
 }
 
-/** An error as the runtimes make them, for the places where Bun makes none. */
+/** Whoever awaits wait() goes on at the next wake(), however many they are. */
+function signal() {
+  const waiting: (() => void)[] = [];
+  return {
+    wait: () => new Promise<void>((resolve) => waiting.push(resolve)),
+    wake: () => waiting.splice(0).forEach((resolve) => resolve()),
+  };
+}
+
+/** Makes an error like the runtimes' own, where Bun makes none. */
 function systemError(code: string): SystemError {
   return Object.assign(new Error(code), { code });
 }
