@@ -235,6 +235,42 @@ for (const runtime of runtimes) {
     assert.equal(`${await stdout.all()}`, all);
   });
 
+  server("makes clients wait in their turn too", async () => {
+    const { port, stdout } = await serve(runtime, { clients: Infinity });
+    stdout.stream.pause(); // until one of them finds stdout full
+    const taken: (() => number)[] = [];
+    let enough = false;
+    const talk = async () => {
+      while (!enough) {
+        const { socket, received } = await dial(port);
+        taken.push(flood(socket));
+        await received.all();
+      }
+    };
+    talk().catch(() => {});
+    await giveTime(command);
+    enough = true;
+    const most = Math.max(...taken.map((bytes) => bytes()));
+    assert(most < bounded, `it took ${most} bytes`);
+  }, old && "Bun up to 1.3 reads on after pause()");
+
+  server("reads while it writes, where it is changed to", async () => {
+    const source = read("server.ts").replace(
+      "  const buf = await read(msgsock, 8192);",
+      `  const reading = read(msgsock, 8192);
+         await write(msgsock, "x".repeat(8_000_000) + "end");
+         const buf = await reading;`,
+    );
+    const { port, stdout } = await serve(runtime, { clients: 1, source });
+    const { socket, received } = await dial(port);
+    received.stream.pause();
+    await giveTime(command);
+    received.stream.resume();
+    await received.until("end");
+    await send(socket, "1");
+    assert.equal(`${await stdout.all()}`, printed("1"));
+  });
+
   server(
     "lets no more wait than PHP does",
     async () => {
@@ -287,10 +323,11 @@ for (const runtime of runtimes) {
     assert.match(behind(1, await stderr.all()), closedStdout);
   });
 
-  server("ends where stdout is full", async () => {
+  server("greets before it prints, and ends where stdout is full", async () => {
     const stdout = openFull();
     const { port, stderr, exit } = await serve(runtime, { stdout });
-    await dial(port);
+    const { received } = await dial(port);
+    assert.equal(`${await received.all()}`, greeting);
     assert.equal(await exit, 1);
     assert.equal(
       behind(1, await stderr.all()),
@@ -366,6 +403,43 @@ for (const runtime of runtimes) {
     socket.end("one");
     assert.equal(`${await received.all()}`, message);
     assert.equal(await exit, 0);
+  });
+
+  // As an argument, no message is too long for a socket to take at once.
+  const source = read("client.ts").replace(
+    /const greeting = .*/,
+    'const greeting = "x".repeat(8_000_000) + "\\n";',
+  );
+
+  client("sends all, whatever the socket takes at a time", async () => {
+    const { socket, received, exit } = await call(runtime, undefined, {
+      source,
+    });
+    received.stream.pause();
+    await giveTime(command);
+    received.stream.resume();
+    await received.until("\n");
+    assert.equal(received.bytes.length, 8_000_001);
+    socket.end();
+    assert.equal(await exit, 0);
+  });
+
+  client("prints what there is where it could not send all", async () => {
+    const { socket, received, stdout, stderr, exit } = await call(
+      runtime,
+      undefined,
+      { source },
+    );
+    received.stream.pause();
+    await send(socket, "one");
+    await giveTime(command);
+    socket.resetAndDestroy();
+    assert.equal(`${await stdout.all()}`, "one");
+    assert.equal(await exit, 1);
+    assert.match(
+      `${await stderr.all()}`,
+      /\nsocket_write\(\) 失敗的原因是:Connection reset by peer \(ECONNRESET\)\n/,
+    );
   });
 
   client("says why it cannot connect", async () => {
@@ -478,7 +552,8 @@ for (const runtime of runtimes) {
       }
     });
 
-    on(script)("leaves its folder as it was", async () => {
+    on(script)("imports nothing, and leaves its folder as it was", async () => {
+      assert.doesNotMatch(read(`${script}.ts`), /\b(import|require)\b/);
       const { folder, exit } = start(command, script, ["no..such"]);
       await exit;
       assert.deepEqual(fs.readdirSync(folder), [`${script}.ts`]);
