@@ -42,7 +42,7 @@ function connect(hostname: string, port: number): Promise<Conn> {
 }
 
 /**
- * Sends all of `data`, text as UTF-8. Returns its length in bytes, or null where
+ * Sends all of `data`, text as UTF-8. Returns its length in bytes, or null if
  * that failed: what the server said before can still be read.
  */
 function write(
@@ -108,8 +108,8 @@ function die(failed: string) {
 }
 
 /**
- * The reason for an error in words, and its code: `Broken pipe (EPIPE)`. Without
- * a code, as on Deno for a name that does not resolve, the error's own message.
+ * The reason for an error in words and its code: `Broken pipe (EPIPE)`. Without
+ * a code, as on Deno for an unknown name, the error's own message.
  */
 function strerror({ code, message }: SystemError): string {
   // Bun's messages name the call and no reason. These are glibc's words.
@@ -132,7 +132,7 @@ function strerror({ code, message }: SystemError): string {
   return `${words[code] ?? message.replace(/ \(os error \d+\)/, "")} (${code})`;
 }
 
-/** Reads and checks the arguments. A wrong one, or `--help`, ends the program. */
+/** Checks the arguments. A wrong one, or `--help`, ends the program. */
 async function readArguments() {
   const { args } = runtime;
   const usage = "用法:client.ts [ip] [port] [message]   預設 127.0.0.1 1935";
@@ -156,8 +156,8 @@ async function readArguments() {
 }
 
 // ---- Deno and Bun. All of the above is written against Deno's Conn; onBun()
-// ---- turns Bun's callbacks into the same. Of both, just what is used is declared
-// ---- here, so that this one file needs no package for its types.
+// ---- turns Bun's callbacks into the same. Of both, just what is used is
+// ---- declared here, so that this one file needs no package of types.
 
 interface Writer {
   /** Takes at least one byte of `data`. Returns how many it took. */
@@ -225,7 +225,7 @@ interface BunSocket {
 
 interface BunState {
   unread: Uint8Array[];
-  /** Undefined until the other end's end, then null, or an error if it failed. */
+  /** Undefined till the other end ends: then null, or the error it met. */
   end?: SystemError | null;
   wait(): Promise<void>;
   wake(): void;
@@ -246,8 +246,8 @@ function onBun() {
           allowHalfOpen: true, // a server that has sent all can still receive
           socket: bunHandlers(resolve),
         }).catch(async (error) => {
-          // Bun up to 1.3 says ECONNREFUSED of a name that does not resolve, too:
-          // ask again, just for the reason.
+          // Bun up to 1.3 says ECONNREFUSED also of a name that does not
+          // resolve: ask again, just for the reason.
           await dns.lookup(hostname, { backend: "libc" }).catch(reject);
           reject(error);
         });

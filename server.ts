@@ -46,7 +46,7 @@ function listen(hostname: string, port: number): Promise<Listener> {
 
 /** Takes the next client, in the order in which they connected. */
 async function accept(listener: Listener): Promise<Conn> {
-  const failed = "socket_accept() failed: reason: "; // the article's words
+  const failed = "socket_accept() failed: reason: "; // as in the article
   while (true) {
     const conn = await listener.accept().catch((error: SystemError) =>
       // Only on Deno: this client reset while it waited. Take the next one.
@@ -57,7 +57,7 @@ async function accept(listener: Listener): Promise<Conn> {
 }
 
 /**
- * Sends all of `data`, text as UTF-8. Returns its length in bytes, or null where
+ * Sends all of `data`, text as UTF-8. Returns its length in bytes, or null if
  * that failed: a client that is gone costs its own turn, not the server.
  */
 function write(
@@ -123,8 +123,8 @@ function die(failed: string) {
 }
 
 /**
- * The reason for an error in words, and its code: `Broken pipe (EPIPE)`. Without
- * a code, as on Deno for a name that does not resolve, the error's own message.
+ * The reason for an error in words and its code: `Broken pipe (EPIPE)`. Without
+ * a code, as on Deno for an unknown name, the error's own message.
  */
 function strerror({ code, message }: SystemError): string {
   // Bun's messages name the call and no reason. These are glibc's words.
@@ -147,7 +147,7 @@ function strerror({ code, message }: SystemError): string {
   return `${words[code] ?? message.replace(/ \(os error \d+\)/, "")} (${code})`;
 }
 
-/** Reads and checks the arguments. A wrong one, or `--help`, ends the program. */
+/** Checks the arguments. A wrong one, or `--help`, ends the program. */
 async function readArguments() {
   const { args } = runtime;
   const usage = "用法:server.ts [ip] [port] [clients]   預設 127.0.0.1 1935 5";
@@ -193,9 +193,9 @@ function bytes(...parts: (string | Uint8Array)[]): Uint8Array {
   return all;
 }
 
-// ---- Deno and Bun. All of the above is written against Deno's Listener and Conn;
-// ---- onBun() turns Bun's callbacks into the same. Of both, just what is used is
-// ---- declared here, so that this one file needs no package for its types.
+// ---- Deno and Bun. All of the above is written against Deno's Listener and
+// ---- Conn; onBun() turns Bun's callbacks into the same. Of both, just what is
+// ---- used is declared here, so that this one file needs no package of types.
 
 interface Writer {
   /** Takes at least one byte of `data`. Returns how many it took. */
@@ -243,7 +243,7 @@ function onDeno() {
     // for Deno throws at once, where .catch() waits for a rejection.
     listen: async (hostname: string, port: number) =>
       await listen({ hostname, port, tcpBacklog: 4 }),
-    // Not write(), which goes through a thread: a quarter fewer clients a second.
+    // Not write(): it goes through a thread, a quarter fewer clients a second.
     stdout: { write: (data: Uint8Array) => stdout.writeSync(data) },
   };
 }
@@ -281,7 +281,7 @@ interface BunSocket {
 
 interface BunState {
   unread: Uint8Array[];
-  /** Undefined until the other end's end, then null, or an error if it failed. */
+  /** Undefined till the other end ends: then null, or the error it met. */
   end?: SystemError | null;
   wait(): Promise<void>;
   wake(): void;
@@ -295,8 +295,8 @@ function onBun() {
   return {
     args: argv.slice(2),
     async listen(hostname: string, port: number): Promise<Listener> {
-      // Bun's listener tells the name that it was given, not the address; and
-      // any other back end keeps Bun alive for a second.
+      // Bun's listener tells the name that it was given, not the address. The
+      // other back ends keep Bun alive for a second after that.
       const [{ address }] = await dns.lookup(hostname, { backend: "libc" });
       const queue: Conn[] = [];
       const { wait, wake } = signal();
