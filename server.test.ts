@@ -304,7 +304,7 @@ for (const runtime of runtimes) {
     await giveTime(command);
     stdout.stream.resume();
     await talked;
-    assert.equal(`${await stdout.all()}`, all);
+    assert(`${await stdout.all()}` === all);
   });
 
   server("ends where stdout is closed", async () => {
@@ -486,7 +486,7 @@ for (const runtime of runtimes) {
     socket.end(all);
     await giveTime(command);
     stdout.stream.resume();
-    assert.deepEqual(await stdout.all(), all);
+    assert(all.equals(await stdout.all()));
     assert.equal(await exit, 0);
   });
 
@@ -685,7 +685,7 @@ class Inbox {
   /** Waits for `text`. */
   async until(text: string): Promise<void> {
     while (!this.bytes.includes(text)) {
-      assert(!this.#over, `no "${text}" in "${this.bytes}"`);
+      assert(!this.#over, `no "${text}" in "${this.bytes.subarray(-99)}"`);
       await this.#change();
     }
   }
