@@ -295,9 +295,12 @@ function onBun() {
   return {
     args: argv.slice(2),
     async listen(hostname: string, port: number): Promise<Listener> {
-      // Bun's listener tells the name that it was given, not the address. The
-      // other back ends keep Bun alive for a second after that.
-      const [{ address }] = await dns.lookup(hostname, { backend: "libc" });
+      // Bun's listener tells the name that it was given, not the address. Of an
+      // address no lookup: it takes a millisecond, to start threads. The other
+      // back ends keep Bun alive for a second after that.
+      const [{ address }] = /^\d+(\.\d+){3}$/.test(hostname)
+        ? [{ address: hostname }]
+        : await dns.lookup(hostname, { backend: "libc" });
       const queue: Conn[] = [];
       const { wait, wake } = signal();
       const listener = listen({
