@@ -85,7 +85,7 @@ async function writeAll(
 /** Prints a line on stderr, where there is one. */
 function tell(line: string): void {
   try {
-    console.error(line);
+    console.warn(line); // not error(), which Bun prints in red
   } catch {
     // Deno throws for a stderr that is full or closed: nobody is left to tell.
   }

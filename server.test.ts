@@ -405,7 +405,7 @@ for (const runtime of runtimes) {
     assert.equal(await exit, 0);
   });
 
-  // As an argument, no message is too long for a socket to take at once.
+  // An argument is too short for what a socket takes at once, by default.
   const source = read("client.ts").replace(
     /const greeting = .*/,
     'const greeting = "x".repeat(8_000_000) + "\\n";',
@@ -731,6 +731,8 @@ function start(
   const child = spawn(file, [...before, `${name}.ts`, ...args], {
     cwd: folder,
     stdio: ["ignore", stdout, stderr],
+    // As on a terminal, where what is printed must be the same.
+    env: { ...process.env, FORCE_COLOR: "1", NO_COLOR: undefined },
   });
   const { pid } = child;
   assert(pid);

@@ -100,7 +100,7 @@ async function writeAll(
 /** Prints a line on stderr, where there is one. */
 function tell(line: string): void {
   try {
-    console.error(line);
+    console.warn(line); // not error(), which Bun prints in red
   } catch {
     // Deno throws for a stderr that is full or closed: nobody is left to tell.
   }
@@ -298,7 +298,7 @@ function onBun() {
       // Bun's listener tells the name that it was given, not the address. Of an
       // address no lookup: it takes a millisecond, to start threads. The other
       // back ends keep Bun alive for a second after that.
-      const [{ address }] = /^\d+(\.\d+){3}$/.test(hostname)
+      const [{ address }] = /^(0|[1-9]\d*)(\.(0|[1-9]\d*)){3}$/.test(hostname)
         ? [{ address: hostname }]
         : await dns.lookup(hostname, { backend: "libc" });
       const queue: Conn[] = [];
