@@ -884,9 +884,9 @@ function exercise(number: number): string {
     const without = (sign: string) =>
       lines.filter((line) => line[0] !== sign).map((line) => line.slice(1))
         .join("\n");
-    const [before, behind, ...others] = source.split(without("+"));
-    assert(behind !== undefined && others.length === 0, "not there just once");
-    source = before + without("-") + behind;
+    const [before, after, ...others] = source.split(without("+"));
+    assert(after !== undefined && others.length === 0, "not there just once");
+    source = before + without("-") + after;
   }
   return source;
 }
