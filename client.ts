@@ -1,5 +1,5 @@
 /**
- * The client of the classic PHP socket example, on the native TCP of Bun or of
+ * The client of the classic PHP socket example, on the native TCP of Bun and of
  * Deno: it connects, sends a message, and prints what the server sends until
  * the server closes.
  *
@@ -8,98 +8,113 @@
  */
 export {}; // makes this a module, in which await may stand at the top
 
-const runtime = onDeno() ?? onBun() ?? onNeither();
-const { ip, port, message } = await readArguments();
+const runtime = findRuntime();
+const encoder = new TextEncoder();
 
-tell(`正在連線 ${ip.includes(":") ? `[${ip}]` : ip}:${port}`);
+const greeting = "你好,伺服器!\n";
+const usage = "用法:client.ts [ip] [port] [message],預設:127.0.0.1 1935 " +
+  JSON.stringify(greeting) + " (port:1 到 65535)";
+const args = runtime.Deno ? runtime.Deno.args : runtime.Bun.argv.slice(2);
+const [ip = "127.0.0.1", port = "1935", message = greeting, ...others] = args;
+if (ip === "-h" || ip === "--help") {
+  console.log(usage);
+  process.exit(0);
+}
+if (
+  /^\d*$/.test(ip) || !/^0*[1-9]\d*$/.test(port) || Number(port) > 65535 ||
+  others.length > 0
+) {
+  console.warn(usage);
+  process.exit(2);
+}
 
-// socket_create and socket_connect are one call here.
-const sock = await connect(ip, port);
-tell("已連線");
+// socket_create, socket_connect
+console.warn(`正在連線到 ${ip}:${port}`);
+const sock = await connect(ip, Number(port))
+  .catch(die("socket_connect() 失敗的原因是:"));
+console.warn("已連線");
 
-// socket_write
-const sent = await write(sock, message);
-if (sent !== null) tell(`已傳送 ${sent} 個位元組`);
+// socket_write: where it fails, what the server has said can still be read
+const sent = await write(sock, message)
+  .catch(warn("socket_write() 失敗的原因是:"));
+if (sent !== undefined) console.warn(`已傳送 ${sent} 個位元組`);
 
 // socket_read
 let received = 0;
 let buf;
-while ((buf = await read(sock, 8192)).length > 0) {
-  await echo(buf);
+do {
+  buf = await read(sock, 8192).catch(die("socket_read() 失敗的原因是:"));
+  await echo(buf).catch(die("echo 失敗的原因是:"));
   received += buf.length;
-}
-tell(`已收到 ${received} 個位元組`);
+} while (buf.length > 0);
+console.warn(`已收到 ${received} 個位元組`);
 
 // socket_close
 sock.close();
-tell("已關閉連線");
-if (sent === null) process.exit(1); // socket_write has failed
+console.warn("已關閉連線");
+if (sent === undefined) process.exit(1);
 
-/** Connects, or ends the program. */
-function connect(hostname: string, port: number): Promise<Conn> {
-  return runtime.connect(hostname, port)
-    .catch(die("socket_connect() 失敗的原因是:"));
+/**
+ * Sends all of `data`, text as UTF-8, and gives its length in bytes. Rejects
+ * where the connection is gone.
+ */
+async function write(conn: Writer, data: string | Uint8Array): Promise<number> {
+  const bytes = typeof data === "string" ? encoder.encode(data) : data;
+  let sent = 0;
+  while (sent < bytes.length) {
+    // The system may take just a part of it, and Bun does not wait for the rest.
+    const count = await conn.write(bytes.subarray(sent));
+    if ("data" in conn && count === 0) await conn.data.wait();
+    if ("data" in conn && count < 0) {
+      throw conn.data.end?.shift() ?? Error(`socket.write() = ${count}`);
+    }
+    sent += count;
+  }
+  return sent;
 }
 
 /**
- * Sends all of `data`, text as UTF-8. Returns its length in bytes, or null if
- * that failed: what the server said before can still be read.
+ * Reads once, and gives what has come: at most `length` bytes, and none at the
+ * end. Rejects after a reset, once all that came before it has been read.
  */
-function write(
-  conn: Conn,
-  data: string | Uint8Array,
-): Promise<number | null> {
-  return writeAll(conn, data)
-    .catch(warn("socket_write() 失敗的原因是:"));
-}
-
-/** Reads once, at most `length` bytes: none at the end. */
 async function read(conn: Conn, length: number): Promise<Uint8Array> {
-  const buf = new Uint8Array(length);
-  const count = await conn.read(buf)
-    .catch(die("socket_read() 失敗的原因是:"));
-  return buf.subarray(0, count ?? 0);
-}
-
-/** Writes all of `data` to stdout, text as UTF-8, or ends the program. */
-function echo(data: string | Uint8Array): Promise<number> {
-  return writeAll(runtime.stdout, data)
-    .catch(die("echo 失敗的原因是:"));
-}
-
-/**
- * Writes all of `data`, since a single write may take only a part. Returns its
- * length in bytes, and throws what `to.write` throws.
- */
-async function writeAll(
-  to: Writer,
-  data: string | Uint8Array,
-): Promise<number> {
-  const all = typeof data === "string" ? new TextEncoder().encode(data) : data;
-  for (let sent = 0; sent < all.length;) {
-    sent += await to.write(all.subarray(sent));
+  if ("read" in conn) {
+    const buf = new Uint8Array(length);
+    return buf.subarray(0, await conn.read(buf) ?? 0);
   }
-  return all.length;
+  const { data: state } = conn; // what Bun's callbacks have left
+  while (state.unread.length === 0 && !state.end) {
+    conn.resume();
+    await state.wait();
+  }
+  const chunk = state.unread.shift();
+  if (!chunk && state.end?.length) throw state.end.shift();
+  if (!chunk) return new Uint8Array();
+  if (chunk.length > length) state.unread.unshift(chunk.subarray(length));
+  return chunk.subarray(0, length);
 }
 
-/** Prints a line on stderr, where there is one. */
-function tell(line: string): void {
-  try {
-    console.warn(line); // not error(), which Bun prints in red
-  } catch {
-    // Deno throws for a stderr that is full or closed: nobody is left to tell.
+/** Prints the parts, text as UTF-8, and waits until stdout has taken them all. */
+async function echo(...parts: (string | Uint8Array)[]): Promise<void> {
+  for (const part of parts) {
+    if (runtime.Deno) {
+      // Not stdout.write(), which goes through a thread: half as many clients.
+      const { stdout } = runtime.Deno;
+      await write({ write: (data) => stdout.writeSync(data) }, part);
+    } else {
+      // Part by part: of several, Bun's console.write() forgets to wait for one.
+      await runtime.console.write(part);
+    }
   }
 }
 
-/** Makes a handler for an error: it prints on stderr what failed, and why. */
+/** Makes a handler for an error: it says on stderr what failed, and why. */
 function warn(failed: string) {
-  return (error: SystemError) => {
-    tell(failed + strerror(error));
-    return null;
-  };
+  return ({ message, code }: SystemError) =>
+    console.warn(failed + message + (code ? ` (${code})` : ""));
 }
 
-/** Makes a handler for an error: it prints the same, and exits with 1. */
+/** Makes a handler for an error: it says the same, and exits with 1. */
 function die(failed: string) {
   return (error: SystemError) => {
     warn(failed)(error);
@@ -107,240 +122,47 @@ function die(failed: string) {
   };
 }
 
+/** Deno or Bun, whichever runs this. Ends the program where neither does. */
+function findRuntime(): DenoRuntime | BunRuntime {
+  if ("Deno" in globalThis || "Bun" in globalThis) return globalThis;
+  console.warn("請用 bun client.ts 或 deno run --allow-net client.ts 執行");
+  return process.exit(1);
+}
+
+/** Connects, to an address or a name. Rejects where that fails. */
+async function connect(hostname: string, port: number): Promise<Conn> {
+  if (runtime.Deno) return await runtime.Deno.connect({ hostname, port });
+  return await runtime.Bun.connect({
+    hostname,
+    port,
+    allowHalfOpen: true, // the other end may stop sending and still receive
+    socket: bunCallbacks(),
+  });
+}
+
 /**
- * The reason for an error in words and its code: `Broken pipe (EPIPE)`. Without
- * a code, as on Deno for an unknown name, the error's own message.
+ * Bun calls back where Deno is asked. These callbacks leave what they bring in
+ * `socket.data`, for read() and write(), and wake whoever waits for it.
  */
-function strerror({ code, message }: SystemError): string {
-  // Bun's messages name the call and no reason. These are glibc's words.
-  const words: Record<string, string> = {
-    DNS_ENOTFOUND: "Name or service not known",
-    EACCES: "Permission denied",
-    EADDRINUSE: "Address already in use",
-    EADDRNOTAVAIL: "Cannot assign requested address",
-    ECONNREFUSED: "Connection refused",
-    ECONNRESET: "Connection reset by peer",
-    EHOSTUNREACH: "No route to host",
-    EINVAL: "Invalid argument",
-    ENETUNREACH: "Network is unreachable",
-    ENOSPC: "No space left on device",
-    ENOTCONN: "Transport endpoint is not connected",
-    EPIPE: "Broken pipe",
-    ETIMEDOUT: "Connection timed out",
+function bunCallbacks() {
+  const close = ({ data }: BunSocket, error?: Error) => {
+    // After the end an error changes nothing: all has come.
+    data.end ??= error ? [error] : [];
+    data.wake();
   };
-  if (code === undefined) return message;
-  return `${words[code] ?? message.replace(/ \(os error \d+\)/, "")} (${code})`;
-}
-
-/** Checks the arguments. A wrong one, or `--help`, ends the program. */
-async function readArguments() {
-  const { args } = runtime;
-  const usage = "用法:client.ts [ip] [port] [message]   預設 127.0.0.1 1935";
-  const greeting = "你好,伺服器!\n";
-  const [ip = "127.0.0.1", port = "1935", message = greeting, ...others] = args;
-  // A third argument is a message, whatever it says.
-  if ([ip, port].some((text) => text === "-h" || text === "--help")) {
-    await echo(`${usage}\n`);
-    process.exit(0);
-  }
-  const wrong = !/^0*[1-9]\d*$/.test(port) || Number(port) > 65535
-    ? `port 必須是 1 到 65535 的整數:${JSON.stringify(port)}`
-    : others.length > 0
-    ? `引數太多:${JSON.stringify(others[0])}`
-    : "";
-  if (wrong) {
-    tell(`${wrong}\n${usage}`);
-    process.exit(2);
-  }
-  return { ip, port: Number(port), message };
-}
-
-// ---- Deno and Bun. All of the above is written against Deno's Conn; onBun()
-// ---- turns Bun's callbacks into the same. Of both, just what is used is
-// ---- declared here, so that this one file needs no package of types.
-
-interface Writer {
-  /** Takes at least one byte of `data`. Returns how many it took. */
-  write(data: Uint8Array): number | Promise<number>;
-}
-
-interface Conn extends Writer {
-  /** Reads into `buf`. Returns how many bytes, or null at the end. */
-  read(buf: Uint8Array): Promise<number | null>;
-  close(): void;
-}
-
-interface SystemError extends Error {
-  code?: string;
-}
-
-/** Node's, which Bun and Deno have too; Bun has no exit of its own. */
-declare const process: { exit(code: number): never };
-
-declare const Deno: {
-  args: string[];
-  connect(options: { hostname: string; port: number }): Promise<Conn>;
-  stdout: { writeSync(data: Uint8Array): number };
-} | undefined;
-
-/** What the code above needs of Deno; undefined elsewhere. */
-function onDeno() {
-  if (typeof Deno === "undefined") return undefined;
-  const { args, connect, stdout } = Deno;
-  return {
-    args,
-    connect: (hostname: string, port: number) => connect({ hostname, port }),
-    // Not write(), which goes through a thread and is slower.
-    stdout: { write: (data: Uint8Array) => stdout.writeSync(data) },
-  };
-}
-
-declare const Bun: {
-  argv: string[];
-  dns: {
-    lookup(hostname: string, options: { backend: "libc" }): Promise<unknown>;
-  };
-  connect(options: {
-    hostname: string;
-    port: number;
-    allowHalfOpen: boolean;
-    socket: ReturnType<typeof bunHandlers>;
-  }): Promise<unknown>;
-  stdout: {
-    writer(): { write(data: Uint8Array): unknown; flush(): unknown };
-  };
-} | undefined;
-
-declare function setImmediate<T>(run: (value: T) => void, value: T): unknown;
-
-interface BunSocket {
-  data: BunState;
-  /** Returns how many bytes it took: 0 until `drain`, -1 once closed. */
-  write(data: Uint8Array): number;
-  end(): void;
-  pause(): void;
-  ref(): void;
-  resume(): void;
-}
-
-interface BunState {
-  unread: Uint8Array[];
-  /** Undefined till the other end ends: then null, or the error it met. */
-  end?: SystemError | null;
-  wait(): Promise<void>;
-  wake(): void;
-}
-
-/** The same of Bun; undefined elsewhere. */
-function onBun() {
-  if (typeof Bun === "undefined") return undefined;
-  const { argv, connect, dns, stdout } = Bun;
-  const writer = stdout.writer();
-  return {
-    args: argv.slice(2),
-    connect: (hostname: string, port: number) =>
-      new Promise<Conn>((resolve, reject) => {
-        connect({
-          hostname,
-          port,
-          allowHalfOpen: true, // a server that has sent all can still receive
-          socket: bunHandlers(resolve),
-        }).catch(async (error) => {
-          // Bun up to 1.3 says ECONNREFUSED also of a name that does not
-          // resolve: ask again, just for the reason.
-          await dns.lookup(hostname, { backend: "libc" }).catch(reject);
-          reject(error);
-        });
-      }),
-    stdout: {
-      async write(data: Uint8Array) {
-        const written = await writer.write(data);
-        const flushed = await writer.flush();
-        // Bun up to 1.4.0 may give true for a closed pipe instead of rejecting.
-        if (written === true || flushed === true) throw systemError("EPIPE");
-        return data.length;
-      },
-    },
-  };
-}
-
-/** Bun's callbacks. `opened` is given a Conn for each socket that opens. */
-function bunHandlers(opened: (conn: Conn) => void) {
-  const wake = ({ data }: BunSocket) => data.wake();
   return {
     open(socket: BunSocket) {
-      // Bun reads on its own: nothing may be read before it is asked for.
-      socket.pause();
-      socket.ref(); // or Bun up to 1.2.0 ends with its listener
+      socket.pause(); // Bun reads by itself, but read() says when
       socket.data = { unread: [], ...signal() };
-      opened(bunConn(socket));
     },
     data(socket: BunSocket, chunk: Uint8Array) {
-      // Nobody has read what came before: let the rest wait in the system, or
-      // a sender that is faster than the reader fills the memory.
-      if (socket.data.unread.length > 0) socket.pause();
+      socket.pause(); // or a fast sender fills the memory
       socket.data.unread.push(chunk);
       socket.data.wake();
     },
-    drain: wake,
-    end(socket: BunSocket) {
-      // Bun up to 1.3 calls this for a reset too (oven-sh/bun#39600). Either
-      // close() follows at once, with the error, or this again and again: the
-      // second time means a reset.
-      if (socket.data.end === undefined) {
-        socket.data.end = null;
-      } else {
-        socket.data.end = systemError("ECONNRESET");
-        socket.end();
-      }
-      setImmediate(wake, socket); // so that such a close() comes first
-    },
-    close(socket: BunSocket, error?: SystemError) {
-      const { data } = socket;
-      // Bun up to 1.3 takes epoll's EPOLLERR for an errno: 8, which is ENOEXEC.
-      if (error?.code === "ENOEXEC") data.end = systemError("ECONNRESET");
-      // After the end a reset changes nothing: everything has come.
-      else if (data.end === undefined) data.end = error ?? null;
-      data.wake();
-    },
-  };
-}
-
-/** A Bun socket as a Conn. */
-function bunConn(socket: BunSocket): Conn {
-  const state = socket.data;
-  const throwError = () => {
-    const error = state.end;
-    if (!error) return;
-    state.end = null; // as the system does: it tells of an error once
-    throw error;
-  };
-  return {
-    async read(buf) {
-      while (state.unread.length === 0) {
-        throwError();
-        if (state.end === null) return null;
-        socket.resume();
-        await state.wait();
-      }
-      const [chunk] = state.unread;
-      const length = Math.min(chunk.length, buf.length);
-      buf.set(chunk.subarray(0, length));
-      state.unread[0] = chunk.subarray(length);
-      if (length === chunk.length) state.unread.shift();
-      return length;
-    },
-    async write(data) {
-      while (true) {
-        const sent = socket.write(data);
-        if (sent > 0) return sent;
-        // Closed, and Bun may not say why: only a reset does that to a writer.
-        if (sent < 0) state.end ??= systemError("ECONNRESET");
-        throwError();
-        await state.wait();
-      }
-    },
-    close: () => socket.end(), // Bun 1.1 has no socket.close()
+    drain: ({ data }: BunSocket) => data.wake(),
+    end: close,
+    close,
   };
 }
 
@@ -353,13 +175,49 @@ function signal() {
   };
 }
 
-/** Makes an error like the runtimes' own, where Bun makes none. */
-function systemError(code: string): SystemError {
-  return Object.assign(new Error(code), { code });
+// ---- What is used of Deno and of Bun. Declared under names of our own, it takes
+// ---- none of theirs away.
+
+interface DenoRuntime {
+  Deno: {
+    args: string[];
+    connect(options: Address): Promise<Conn>;
+    stdout: { writeSync(data: Uint8Array): number };
+  };
 }
 
-/** Says what to run this with, and exits with 1. */
-function onNeither(): never {
-  tell("請用 bun client.ts 或 deno run --allow-net client.ts 執行");
-  return process.exit(1);
+interface BunRuntime {
+  Deno?: undefined;
+  Bun: {
+    argv: string[];
+    connect(
+      options: Address & {
+        allowHalfOpen: boolean;
+        socket: ReturnType<typeof bunCallbacks>;
+      },
+    ): Promise<BunSocket>;
+  };
+  console: { write(part: string | Uint8Array): number | Promise<number> };
 }
+
+interface DenoConn {
+  /** Reads into `buf`, and gives how many bytes, or null at the end. */
+  read(buf: Uint8Array): Promise<number | null>;
+  write(data: Uint8Array): Promise<number>;
+  close(): void;
+}
+
+interface BunSocket {
+  /** What has come; and at the end the error, if any, until it is told. */
+  data: { unread: Uint8Array[]; end?: Error[] } & ReturnType<typeof signal>;
+  /** Gives how many bytes it took: 0 until `drain`, less once it is closed. */
+  write(data: Uint8Array): number;
+  close(): void;
+  pause(): void;
+  resume(): void;
+}
+
+type Conn = DenoConn | BunSocket;
+type Writer = Conn | { write(data: Uint8Array): number };
+type Address = { hostname: string; port: number };
+type SystemError = Error & { code?: string };

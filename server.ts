@@ -1,5 +1,5 @@
 /**
- * The server of the classic PHP socket example, on the native TCP of Bun or of
+ * The server of the classic PHP socket example, on the native TCP of Bun and of
  * Deno: it greets each client, reads from it once, prints what came, closes,
  * and stops after five clients.
  *
@@ -8,113 +8,132 @@
  */
 export {}; // makes this a module, in which await may stand at the top
 
-const runtime = onDeno() ?? onBun() ?? onNeither();
-const { ip, port, clients } = await readArguments();
+const runtime = findRuntime();
+const encoder = new TextEncoder();
 
-// socket_create, socket_bind and socket_listen are one call here.
-const sock = await listen(ip, port);
-tell(`正在監聽 ${getsockname(sock)}`);
+const usage = "用法:server.ts [ip] [port] [clients],預設:127.0.0.1 1935 5 " +
+  "(port:0 到 65535,clients:正整數或 Infinity)";
+const args = runtime.Deno ? runtime.Deno.args : runtime.Bun.argv.slice(2);
+const [ip = "127.0.0.1", port = "1935", clients = "5", ...others] = args;
+if (ip === "-h" || ip === "--help") {
+  console.log(usage);
+  process.exit(0);
+}
+if (
+  /^\d*$/.test(ip) || !/^\d+$/.test(port) || Number(port) > 65535 ||
+  !/^(0*[1-9]\d*|Infinity)$/.test(clients) || others.length > 0
+) {
+  console.warn(usage);
+  process.exit(2);
+}
+
+// socket_create, socket_bind, socket_listen
+const sock = await listen(ip, Number(port))
+  .catch(die("socket_bind() 失敗的原因是:"));
+console.warn(`正在監聽 ${ip}:${sock.addr.port}`);
 
 let count = 0;
 do {
   // socket_accept
-  const msgsock = await accept(sock);
+  const msgsock = await accept(sock)
+    .catch(die("socket_accept() failed: reason: "));
 
-  // socket_write
-  await write(msgsock, "測試成功!\n");
+  // socket_write: a client that is gone costs its own turn, not the server
+  await write(msgsock, "測試成功!\n")
+    .catch(warn("socket_write() 失敗的原因是:"));
 
-  await echo("測試成功了啊\n");
+  await echo("測試成功了啊\n").catch(die("echo 失敗的原因是:"));
 
   // socket_read
-  const buf = await read(msgsock, 8192);
+  const buf = await read(msgsock, 8192)
+    .catch(warn("socket_read() 失敗的原因是:"));
 
-  const talkback = bytes("收到的資訊:", buf, "\n");
-  await echo(talkback);
+  const talkback = ["收到的資訊:", buf ?? "", "\n"];
+  await echo(...talkback).catch(die("echo 失敗的原因是:"));
 
   // socket_close
   msgsock.close();
-} while (++count < clients);
+} while (++count < Number(clients));
 
 // socket_close
 sock.close();
 
-/** Listens, or ends the program. */
-function listen(hostname: string, port: number): Promise<Listener> {
-  return runtime.listen(hostname, port)
-    .catch(die("socket_bind() 失敗的原因是:"));
-}
-
-/** Takes the next client, in the order in which they connected. */
-async function accept(listener: Listener): Promise<Conn> {
-  const failed = "socket_accept() failed: reason: "; // as in the article
+/**
+ * Takes the next client, in the order in which they connected. Rejects where
+ * the system has none to give.
+ */
+async function accept(sock: Listener): Promise<Conn> {
   while (true) {
-    const conn = await listener.accept().catch((error: SystemError) =>
-      // Only on Deno: this client reset while it waited. Take the next one.
-      error.name === "NotConnected" ? warn(failed)(error) : die(failed)(error)
-    );
+    const conn = await sock.accept().catch((error: SystemError) => {
+      // Deno asks for the client's address. One that is gone has none: the next.
+      if (error.code !== "ENOTCONN") throw error;
+      warn("socket_accept() failed: reason: ")(error);
+    });
     if (conn) return conn;
   }
 }
 
 /**
- * Sends all of `data`, text as UTF-8. Returns its length in bytes, or null if
- * that failed: a client that is gone costs its own turn, not the server.
+ * Sends all of `data`, text as UTF-8, and gives its length in bytes. Rejects
+ * where the connection is gone.
  */
-function write(
-  conn: Conn,
-  data: string | Uint8Array,
-): Promise<number | null> {
-  return writeAll(conn, data)
-    .catch(warn("socket_write() 失敗的原因是:"));
-}
-
-/** Reads once, at most `length` bytes: none at the end or where that failed. */
-async function read(conn: Conn, length: number): Promise<Uint8Array> {
-  const buf = new Uint8Array(length);
-  const count = await conn.read(buf)
-    .catch(warn("socket_read() 失敗的原因是:"));
-  return buf.subarray(0, count ?? 0);
-}
-
-/** Writes all of `data` to stdout, text as UTF-8, or ends the program. */
-function echo(data: string | Uint8Array): Promise<number> {
-  return writeAll(runtime.stdout, data)
-    .catch(die("echo 失敗的原因是:"));
+async function write(conn: Writer, data: string | Uint8Array): Promise<number> {
+  const bytes = typeof data === "string" ? encoder.encode(data) : data;
+  let sent = 0;
+  while (sent < bytes.length) {
+    // The system may take just a part of it, and Bun does not wait for the rest.
+    const count = await conn.write(bytes.subarray(sent));
+    if ("data" in conn && count === 0) await conn.data.wait();
+    if ("data" in conn && count < 0) {
+      throw conn.data.end?.shift() ?? Error(`socket.write() = ${count}`);
+    }
+    sent += count;
+  }
+  return sent;
 }
 
 /**
- * Writes all of `data`, since a single write may take only a part. Returns its
- * length in bytes, and throws what `to.write` throws.
+ * Reads once, and gives what has come: at most `length` bytes, and none at the
+ * end. Rejects after a reset, once all that came before it has been read.
  */
-async function writeAll(
-  to: Writer,
-  data: string | Uint8Array,
-): Promise<number> {
-  const all = typeof data === "string" ? new TextEncoder().encode(data) : data;
-  for (let sent = 0; sent < all.length;) {
-    sent += await to.write(all.subarray(sent));
+async function read(conn: Conn, length: number): Promise<Uint8Array> {
+  if ("read" in conn) {
+    const buf = new Uint8Array(length);
+    return buf.subarray(0, await conn.read(buf) ?? 0);
   }
-  return all.length;
+  const { data: state } = conn; // what Bun's callbacks have left
+  while (state.unread.length === 0 && !state.end) {
+    conn.resume();
+    await state.wait();
+  }
+  const chunk = state.unread.shift();
+  if (!chunk && state.end?.length) throw state.end.shift();
+  if (!chunk) return new Uint8Array();
+  if (chunk.length > length) state.unread.unshift(chunk.subarray(length));
+  return chunk.subarray(0, length);
 }
 
-/** Prints a line on stderr, where there is one. */
-function tell(line: string): void {
-  try {
-    console.warn(line); // not error(), which Bun prints in red
-  } catch {
-    // Deno throws for a stderr that is full or closed: nobody is left to tell.
+/** Prints the parts, text as UTF-8, and waits until stdout has taken them all. */
+async function echo(...parts: (string | Uint8Array)[]): Promise<void> {
+  for (const part of parts) {
+    if (runtime.Deno) {
+      // Not stdout.write(), which goes through a thread: half as many clients.
+      const { stdout } = runtime.Deno;
+      await write({ write: (data) => stdout.writeSync(data) }, part);
+    } else {
+      // Part by part: of several, Bun's console.write() forgets to wait for one.
+      await runtime.console.write(part);
+    }
   }
 }
 
-/** Makes a handler for an error: it prints on stderr what failed, and why. */
+/** Makes a handler for an error: it says on stderr what failed, and why. */
 function warn(failed: string) {
-  return (error: SystemError) => {
-    tell(failed + strerror(error));
-    return null;
-  };
+  return ({ message, code }: SystemError) =>
+    console.warn(failed + message + (code ? ` (${code})` : ""));
 }
 
-/** Makes a handler for an error: it prints the same, and exits with 1. */
+/** Makes a handler for an error: it says the same, and exits with 1. */
 function die(failed: string) {
   return (error: SystemError) => {
     warn(failed)(error);
@@ -122,300 +141,71 @@ function die(failed: string) {
   };
 }
 
-/**
- * The reason for an error in words and its code: `Broken pipe (EPIPE)`. Without
- * a code, as on Deno for an unknown name, the error's own message.
- */
-function strerror({ code, message }: SystemError): string {
-  // Bun's messages name the call and no reason. These are glibc's words.
-  const words: Record<string, string> = {
-    DNS_ENOTFOUND: "Name or service not known",
-    EACCES: "Permission denied",
-    EADDRINUSE: "Address already in use",
-    EADDRNOTAVAIL: "Cannot assign requested address",
-    ECONNREFUSED: "Connection refused",
-    ECONNRESET: "Connection reset by peer",
-    EHOSTUNREACH: "No route to host",
-    EINVAL: "Invalid argument",
-    ENETUNREACH: "Network is unreachable",
-    ENOSPC: "No space left on device",
-    ENOTCONN: "Transport endpoint is not connected",
-    EPIPE: "Broken pipe",
-    ETIMEDOUT: "Connection timed out",
-  };
-  if (code === undefined) return message;
-  return `${words[code] ?? message.replace(/ \(os error \d+\)/, "")} (${code})`;
+/** Deno or Bun, whichever runs this. Ends the program where neither does. */
+function findRuntime(): DenoRuntime | BunRuntime {
+  if ("Deno" in globalThis || "Bun" in globalThis) return globalThis;
+  console.warn("請用 bun server.ts 或 deno run --allow-net server.ts 執行");
+  return process.exit(1);
 }
 
-/** Checks the arguments. A wrong one, or `--help`, ends the program. */
-async function readArguments() {
-  const { args } = runtime;
-  const usage = "用法:server.ts [ip] [port] [clients]   預設 127.0.0.1 1935 5";
-  const [ip = "127.0.0.1", port = "1935", clients = "5", ...others] = args;
-  if (args.includes("-h") || args.includes("--help")) {
-    await echo(`${usage}\n`);
-    process.exit(0);
+/** Listens; on port 0, on any free one. Rejects where the system refuses. */
+async function listen(hostname: string, port: number): Promise<Listener> {
+  if (runtime.Deno) {
+    return await runtime.Deno.listen({ hostname, port, tcpBacklog: 4 });
   }
-  const wrong = !/^\d+$/.test(port) || Number(port) > 65535
-    ? `port 必須是 0 到 65535 的整數:${JSON.stringify(port)}`
-    : !/^0*[1-9]\d*$|^Infinity$/.test(clients)
-    ? `clients 必須是正整數或 Infinity:${JSON.stringify(clients)}`
-    : others.length > 0
-    ? `引數太多:${JSON.stringify(others[0])}`
-    : "";
-  if (wrong) {
-    tell(`${wrong}\n${usage}`);
-    process.exit(2);
-  }
-  return { ip, port: Number(port), clients: Number(clients) };
-}
-
-/** The address that a listener really has, as `ip:port`. */
-function getsockname({ addr: { hostname, port } }: Listener): string {
-  return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
-}
-
-/**
- * Joins the parts into one array of bytes, text as UTF-8. What a client sent
- * need not be UTF-8, which a template string would make of it.
- */
-function bytes(...parts: (string | Uint8Array)[]): Uint8Array {
-  const encoder = new TextEncoder();
-  const arrays = parts.map((part) =>
-    typeof part === "string" ? encoder.encode(part) : part
-  );
-  const all = new Uint8Array(arrays.reduce((sum, a) => sum + a.length, 0));
-  let at = 0;
-  for (const array of arrays) {
-    all.set(array, at);
-    at += array.length;
-  }
-  return all;
-}
-
-// ---- Deno and Bun. All of the above is written against Deno's Listener and
-// ---- Conn; onBun() turns Bun's callbacks into the same. Of both, just what is
-// ---- used is declared here, so that this one file needs no package of types.
-
-interface Writer {
-  /** Takes at least one byte of `data`. Returns how many it took. */
-  write(data: Uint8Array): number | Promise<number>;
-}
-
-interface Conn extends Writer {
-  /** Reads into `buf`. Returns how many bytes, or null at the end. */
-  read(buf: Uint8Array): Promise<number | null>;
-  close(): void;
-}
-
-interface Listener {
-  addr: { hostname: string; port: number };
-  /**
-   * Returns the next client. Deno asks for its address, and rejects with
-   * NotConnected for one that reset while it waited.
-   */
-  accept(): Promise<Conn>;
-  close(): void;
-}
-
-interface SystemError extends Error {
-  code?: string;
-}
-
-/** Node's, which Bun and Deno have too; Bun has no exit of its own. */
-declare const process: { exit(code: number): never };
-
-declare const Deno: {
-  args: string[];
-  listen(
-    options: { hostname: string; port: number; tcpBacklog: number },
-  ): Listener;
-  stdout: { writeSync(data: Uint8Array): number };
-} | undefined;
-
-/** What the code above needs of Deno; undefined elsewhere. */
-function onDeno() {
-  if (typeof Deno === "undefined") return undefined;
-  const { args, listen, stdout } = Deno;
-  return {
-    args,
-    // 4 as in PHP: Deno obeys from 2.5 on, and Bun has no such option. Async,
-    // for Deno throws at once, where .catch() waits for a rejection.
-    listen: async (hostname: string, port: number) =>
-      await listen({ hostname, port, tcpBacklog: 4 }),
-    // Not write(): it goes through a thread, a quarter fewer clients a second.
-    stdout: { write: (data: Uint8Array) => stdout.writeSync(data) },
-  };
-}
-
-declare const Bun: {
-  argv: string[];
-  dns: {
-    lookup(
-      hostname: string,
-      options: { backend: "libc" },
-    ): Promise<{ address: string }[]>;
-  };
-  listen(options: {
-    hostname: string;
-    port: number;
-    allowHalfOpen: boolean;
-    socket: ReturnType<typeof bunHandlers>;
-  }): { port: number; stop(): void };
-  stdout: {
-    writer(): { write(data: Uint8Array): unknown; flush(): unknown };
-  };
-} | undefined;
-
-declare function setImmediate<T>(run: (value: T) => void, value: T): unknown;
-
-interface BunSocket {
-  data: BunState;
-  /** Returns how many bytes it took: 0 until `drain`, -1 once closed. */
-  write(data: Uint8Array): number;
-  end(): void;
-  pause(): void;
-  ref(): void;
-  resume(): void;
-}
-
-interface BunState {
-  unread: Uint8Array[];
-  /** Undefined till the other end ends: then null, or the error it met. */
-  end?: SystemError | null;
-  wait(): Promise<void>;
-  wake(): void;
-}
-
-/** The same of Bun; undefined elsewhere. */
-function onBun() {
-  if (typeof Bun === "undefined") return undefined;
-  const { argv, dns, listen, stdout } = Bun;
-  const writer = stdout.writer();
-  return {
-    args: argv.slice(2),
-    async listen(hostname: string, port: number): Promise<Listener> {
-      // Bun's listener tells the name that it was given, not the address. Of an
-      // address no lookup: it takes a millisecond, to start threads. The other
-      // back ends keep Bun alive for a second after that.
-      const [{ address }] = /^(0|[1-9]\d*)(\.(0|[1-9]\d*)){3}$/.test(hostname)
-        ? [{ address: hostname }]
-        : await dns.lookup(hostname, { backend: "libc" });
-      const queue: Conn[] = [];
-      const { wait, wake } = signal();
-      const listener = listen({
-        hostname: address,
-        port,
-        allowHalfOpen: true, // a client that has sent all can still receive
-        socket: bunHandlers((conn) => {
-          queue.push(conn);
-          wake();
-        }),
-      });
-      return {
-        addr: { hostname: address, port: listener.port },
-        async accept() {
-          while (true) {
-            const conn = queue.shift();
-            if (conn) return conn;
-            await wait();
-          }
-        },
-        close() {
-          listener.stop();
-          for (const conn of queue) conn.close();
-        },
-      };
-    },
-    stdout: {
-      async write(data: Uint8Array) {
-        const written = await writer.write(data);
-        const flushed = await writer.flush();
-        // Bun up to 1.4.0 may give true for a closed pipe instead of rejecting.
-        if (written === true || flushed === true) throw systemError("EPIPE");
-        return data.length;
+  const queue: BunSocket[] = [];
+  const { wait, wake } = signal();
+  const callbacks = bunCallbacks();
+  const listener = runtime.Bun.listen({
+    hostname,
+    port,
+    allowHalfOpen: true, // the other end may stop sending and still receive
+    socket: {
+      ...callbacks,
+      open(socket) {
+        callbacks.open(socket);
+        queue.push(socket);
+        wake();
       },
     },
+  });
+  return {
+    addr: listener,
+    async accept() {
+      let socket;
+      while (!(socket = queue.shift())) await wait();
+      return socket;
+    },
+    close() {
+      listener.stop();
+      for (const socket of queue) socket.close();
+    },
   };
 }
 
-/** Bun's callbacks. `opened` is given a Conn for each socket that opens. */
-function bunHandlers(opened: (conn: Conn) => void) {
-  const wake = ({ data }: BunSocket) => data.wake();
+/**
+ * Bun calls back where Deno is asked. These callbacks leave what they bring in
+ * `socket.data`, for read() and write(), and wake whoever waits for it.
+ */
+function bunCallbacks() {
+  const close = ({ data }: BunSocket, error?: Error) => {
+    // After the end an error changes nothing: all has come.
+    data.end ??= error ? [error] : [];
+    data.wake();
+  };
   return {
     open(socket: BunSocket) {
-      // Bun reads on its own: nothing may be read before it is asked for.
-      socket.pause();
-      socket.ref(); // or Bun up to 1.2.0 ends with its listener
+      socket.pause(); // Bun reads by itself, but read() says when
       socket.data = { unread: [], ...signal() };
-      opened(bunConn(socket));
     },
     data(socket: BunSocket, chunk: Uint8Array) {
-      // Nobody has read what came before: let the rest wait in the system, or
-      // a sender that is faster than the reader fills the memory.
-      if (socket.data.unread.length > 0) socket.pause();
+      socket.pause(); // or a fast sender fills the memory
       socket.data.unread.push(chunk);
       socket.data.wake();
     },
-    drain: wake,
-    end(socket: BunSocket) {
-      // Bun up to 1.3 calls this for a reset too (oven-sh/bun#39600). Either
-      // close() follows at once, with the error, or this again and again: the
-      // second time means a reset.
-      if (socket.data.end === undefined) {
-        socket.data.end = null;
-      } else {
-        socket.data.end = systemError("ECONNRESET");
-        socket.end();
-      }
-      setImmediate(wake, socket); // so that such a close() comes first
-    },
-    close(socket: BunSocket, error?: SystemError) {
-      const { data } = socket;
-      // Bun up to 1.3 takes epoll's EPOLLERR for an errno: 8, which is ENOEXEC.
-      if (error?.code === "ENOEXEC") data.end = systemError("ECONNRESET");
-      // After the end a reset changes nothing: everything has come.
-      else if (data.end === undefined) data.end = error ?? null;
-      data.wake();
-    },
-  };
-}
-
-/** A Bun socket as a Conn. */
-function bunConn(socket: BunSocket): Conn {
-  const state = socket.data;
-  const throwError = () => {
-    const error = state.end;
-    if (!error) return;
-    state.end = null; // as the system does: it tells of an error once
-    throw error;
-  };
-  return {
-    async read(buf) {
-      while (state.unread.length === 0) {
-        throwError();
-        if (state.end === null) return null;
-        socket.resume();
-        await state.wait();
-      }
-      const [chunk] = state.unread;
-      const length = Math.min(chunk.length, buf.length);
-      buf.set(chunk.subarray(0, length));
-      state.unread[0] = chunk.subarray(length);
-      if (length === chunk.length) state.unread.shift();
-      return length;
-    },
-    async write(data) {
-      while (true) {
-        const sent = socket.write(data);
-        if (sent > 0) return sent;
-        // Closed, and Bun may not say why: only a reset does that to a writer.
-        if (sent < 0) state.end ??= systemError("ECONNRESET");
-        throwError();
-        await state.wait();
-      }
-    },
-    close: () => socket.end(), // Bun 1.1 has no socket.close()
+    drain: ({ data }: BunSocket) => data.wake(),
+    end: close,
+    close,
   };
 }
 
@@ -428,13 +218,55 @@ function signal() {
   };
 }
 
-/** Makes an error like the runtimes' own, where Bun makes none. */
-function systemError(code: string): SystemError {
-  return Object.assign(new Error(code), { code });
+// ---- What is used of Deno and of Bun. Declared under names of our own, it takes
+// ---- none of theirs away.
+
+interface DenoRuntime {
+  Deno: {
+    args: string[];
+    listen(options: Address & { tcpBacklog: number }): Listener;
+    stdout: { writeSync(data: Uint8Array): number };
+  };
 }
 
-/** Says what to run this with, and exits with 1. */
-function onNeither(): never {
-  tell("請用 bun server.ts 或 deno run --allow-net server.ts 執行");
-  return process.exit(1);
+interface BunRuntime {
+  Deno?: undefined;
+  Bun: {
+    argv: string[];
+    listen(
+      options: Address & {
+        allowHalfOpen: boolean;
+        socket: ReturnType<typeof bunCallbacks>;
+      },
+    ): { port: number; stop(): void };
+  };
+  console: { write(part: string | Uint8Array): number | Promise<number> };
 }
+
+interface Listener {
+  addr: { port: number };
+  accept(): Promise<Conn>;
+  close(): void;
+}
+
+interface DenoConn {
+  /** Reads into `buf`, and gives how many bytes, or null at the end. */
+  read(buf: Uint8Array): Promise<number | null>;
+  write(data: Uint8Array): Promise<number>;
+  close(): void;
+}
+
+interface BunSocket {
+  /** What has come; and at the end the error, if any, until it is told. */
+  data: { unread: Uint8Array[]; end?: Error[] } & ReturnType<typeof signal>;
+  /** Gives how many bytes it took: 0 until `drain`, less once it is closed. */
+  write(data: Uint8Array): number;
+  close(): void;
+  pause(): void;
+  resume(): void;
+}
+
+type Conn = DenoConn | BunSocket;
+type Writer = Conn | { write(data: Uint8Array): number };
+type Address = { hostname: string; port: number };
+type SystemError = Error & { code?: string };
