@@ -39,20 +39,18 @@ const runtimes = findRuntimes();
 
 for (const server of runtimes) {
   for (const client of runtimes) {
-    check(
-      `a server on ${server.name}, a client on ${client.name}`,
-      async () => {
-        const { port, over } = await serve(server, { clients: 2 });
-        for (const message of ["你好\n", "\u001b[1m"]) {
-          const args = ["127.0.0.1", `${port}`, message];
-          const { stdout, exit } = await start(client, "client", args).over();
-          assert.deepEqual([stdout, exit], [greeting, 0]);
-        }
-        const { stdout, exit } = await over();
-        assert.equal(stdout, printed("你好\n") + printed("\u001b[1m"));
-        assert.equal(exit, 0);
-      },
-    );
+    const pair = `a server on ${server.name}, a client on ${client.name}`;
+    check(`${pair}: greeting and echo`, async () => {
+      const { port, over } = await serve(server, { clients: 2 });
+      for (const message of ["你好\n", "\u001b[1m"]) {
+        const args = ["127.0.0.1", `${port}`, message];
+        const { stdout, exit } = await start(client, "client", args).over();
+        assert.deepEqual([stdout, exit], [greeting, 0]);
+      }
+      const { stdout, exit } = await over();
+      assert.equal(stdout, printed("你好\n") + printed("\u001b[1m"));
+      assert.equal(exit, 0);
+    });
   }
 }
 
@@ -156,7 +154,7 @@ for (const runtime of runtimes) {
       let connected = 0;
       for (let i = 0; i < 12; i++) dial(port).then(() => connected++, () => {});
       await giveTime(runtime);
-      assert(connected < 12, "all twelve are connected");
+      assert(connected <= 5, `${connected} are connected`); // Linux: one more
     });
   }
 
@@ -311,7 +309,7 @@ for (const runtime of runtimes) {
 
   both("say which step failed, and why, and leave nothing", async () => {
     const { port } = await serve(runtime);
-    const closed = await closedPort();
+    const closed = await closedPort(runtime);
     for (
       const [script, line, said] of [
         ["server", `127.0.0.1 ${port}`, /^socket_bind\(\) .+EADDRINUSE\)\n$/],
@@ -330,31 +328,33 @@ for (const runtime of runtimes) {
   });
 
   for (const script of ["server", "client"] as const) {
-    const usage = new RegExp(`^用法:${script}\\.ts \\[ip\\] \\[port\\] .+\\n$`);
-
-    on(script)("takes no wrong arguments, and says what is right", async () => {
-      const ports = ["-1", "65536", "1e3", "0x50", "80.0", "http", "-h", ""];
-      const counts = ["0", "-1", "1.5", "1e1", "all", ""];
-      const wrong = script === "client"
-        ? [...ports, "0"].map((port) => [port])
-        : [...ports.map((port) => [port]), ...counts.map((n) => ["0", n])];
-      const args = wrong.map((rest) => ["127.0.0.1", ...rest]);
-      args.push(["8080"], [""], ["127.0.0.1", "80", "5", "6"]);
-      await Promise.all(args.map(async (args) => {
-        const { stdout, stderr, exit } = await start(runtime, script, args)
-          .over();
-        assert.match(stderr, usage, `${args}`);
-        assert.deepEqual([stdout, exit], ["", 2], `${args}`);
-      }));
-    });
-
-    on(script)("prints its usage where asked", async () => {
+    on(script)("says what is right where asked, or told wrong", async () => {
+      const usage = script === "server"
+        ? /^用法:server\.ts \[ip\] \[port\] \[clients\],預設:127\.0\.0\.1 1935 5 \(port:0 到 65535,clients:正整數或 Infinity\)\n$/
+        : /^用法:client\.ts \[ip\] \[port\] \[message\],預設:127\.0\.0\.1 1935 ".+\\n" \(port:1 到 65535\)\n$/;
+      // Not tried, for the port may be taken.
+      assert.match(read(`${script}.ts`), /ip = "127.0.0.1", port = "1935",/);
       for (const flag of ["-h", "--help"]) {
-        const { stdout, stderr, exit } = await start(runtime, script, [flag])
-          .over();
+        const { over } = start(runtime, script, [flag]);
+        const { stdout, stderr, exit } = await over();
         assert.match(stdout, usage);
         assert.deepEqual([stderr, exit], ["", 0]);
       }
+      const wrong = ["-1", "65536", "1e3", "0x50", "80.0", "http", "-h", ""]
+        .map((port) => ["127.0.0.1", port]);
+      wrong.push(["8080"], [""], ["127.0.0.1", "80", "5", "6"]);
+      if (script === "client") wrong.push(["127.0.0.1", "0"]);
+      else {
+        for (const count of ["0", "-1", "1.5", "1e1", "all", ""]) {
+          wrong.push(["127.0.0.1", "0", count]);
+        }
+      }
+      await Promise.all(wrong.map(async (args) => {
+        const { over } = start(runtime, script, args);
+        const { stdout, stderr, exit } = await over();
+        assert.match(stderr, usage, `${args}`);
+        assert.deepEqual([stdout, exit], ["", 2], `${args}`);
+      }));
     });
   }
 
@@ -414,7 +414,7 @@ for (const runtime of runtimes) {
       const msgsock = await accept(sock);
       const reading = read(msgsock, 8192);
       await write(msgsock, "x".repeat(8_000_000) + "end");
-      await echo(await reading);
+      await Promise.all([echo(await reading, "2", "3"), echo("4", "5", "6")]);
       for (const conn of [msgsock, sock]) conn.close();
     `);
     const client = await dial(port);
@@ -424,27 +424,23 @@ for (const runtime of runtimes) {
     await client.received.until("end");
     assert.equal(client.received.bytes.length, 8_000_003);
     await send(client, "1");
-    assert.equal(`${await stdout.all()}`, "1");
+    assert.equal(`${await stdout.all()}`, "123456"); // no parts mixed
   });
 
-  lifted(
-    "a connect that fails is caught, and the program goes on",
-    async () => {
-      const source = instead(
-        "client.ts",
-        "// socket_write",
-        `while ((await read(sock, 8192)).length > 0);
-       await connect(ip, Number(message)).catch(({ code }) => echo(code));
-       await write(sock, "late");
-       sock.close();`,
-      );
-      const message = `${await closedPort()}`;
-      const program = await call(runtime, message, { source });
-      program.socket.end("all");
-      assert.equal(`${await program.received.all()}`, "late");
-      assert.equal(`${await program.stdout.all()}`, "ECONNREFUSED");
-    },
-  );
+  lifted("a connect that fails is caught, and all goes on", async () => {
+    const story = `
+      while ((await read(sock, 8192)).length > 0);
+      await connect(ip, Number(message)).catch(({ code }) => echo(code));
+      await write(sock, "late");
+      sock.close();
+    `;
+    const source = instead("client.ts", "// socket_write", story);
+    const message = `${await closedPort(runtime)}`;
+    const program = await call(runtime, message, { source });
+    program.socket.end("all");
+    assert.equal(`${await program.received.all()}`, "late");
+    assert.equal(`${await program.stdout.all()}`, "ECONNREFUSED");
+  });
 
   // ---- README.md, with whose commands all of the above was started
 
@@ -640,34 +636,29 @@ async function serve(
   return { ...program, port: Number(line.trim().split(":")[1]) };
 }
 
+/** A port on which nobody listens any more. */
+async function closedPort(runtime: Runtime): Promise<number> {
+  const { port, kill, exit } = await serve(runtime);
+  kill("SIGKILL");
+  await exit;
+  return port;
+}
+
 /** Starts a client, and gives the other end of its connection too. */
 async function call(runtime: Runtime, message?: string, options?: Options) {
   const listener = net.createServer({ allowHalfOpen: true });
   leftovers.push(() => listener.close());
   const arrived = once(listener, "connection");
-  const args = ["127.0.0.1", `${await listen(listener)}`];
+  await once(listener.listen(0, "127.0.0.1"), "listening");
+  const address = listener.address();
+  assert(address !== null && typeof address === "object");
+  const args = ["127.0.0.1", `${address.port}`];
   if (message !== undefined) args.push(message);
   const program = start(runtime, "client", args, options);
   const [socket]: net.Socket[] = await arrived;
   assert(socket);
   leftovers.push(() => socket.destroy());
   return { ...program, socket, received: new Inbox(socket) };
-}
-
-/** Listens on a free port, which it gives. */
-async function listen(listener: net.Server): Promise<number> {
-  await once(listener.listen(0, "127.0.0.1"), "listening");
-  const address = listener.address();
-  assert(address !== null && typeof address === "object");
-  return address.port;
-}
-
-/** A port on which nobody listens. */
-async function closedPort(): Promise<number> {
-  const listener = net.createServer();
-  const port = await listen(listener);
-  await once(listener.close(), "close");
-  return port;
 }
 
 /** A client of our own, which gets and sends what a test wants. */

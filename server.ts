@@ -77,7 +77,7 @@ async function accept(sock: Listener): Promise<Conn> {
  * Sends all of `data`, text as UTF-8, and gives its length in bytes. Rejects
  * where the connection is gone.
  */
-async function write(conn: Writer, data: string | Uint8Array): Promise<number> {
+async function write(conn: Conn, data: string | Uint8Array): Promise<number> {
   const bytes = typeof data === "string" ? encoder.encode(data) : data;
   let sent = 0;
   while (sent < bytes.length) {
@@ -113,17 +113,18 @@ async function read(conn: Conn, length: number): Promise<Uint8Array> {
   return chunk.subarray(0, length);
 }
 
-/** Prints the parts, text as UTF-8, and waits until stdout has taken them all. */
+/** Prints the parts, text as UTF-8, and waits until stdout has taken them. */
 async function echo(...parts: (string | Uint8Array)[]): Promise<void> {
-  for (const part of parts) {
-    if (runtime.Deno) {
+  if (runtime.Deno) {
+    const { stdout } = runtime.Deno;
+    for (const part of parts) {
+      let rest = typeof part === "string" ? encoder.encode(part) : part;
       // Not stdout.write(), which goes through a thread: half as many clients.
-      const { stdout } = runtime.Deno;
-      await write({ write: (data) => stdout.writeSync(data) }, part);
-    } else {
-      // Part by part: of several, Bun's console.write() forgets to wait for one.
-      await runtime.console.write(part);
+      while (rest.length > 0) rest = rest.subarray(stdout.writeSync(rest));
     }
+  } else {
+    // One by one, for of several console.write() does not wait for all.
+    await Promise.all(parts.map((part) => runtime.console.write(part)));
   }
 }
 
@@ -267,6 +268,5 @@ interface BunSocket {
 }
 
 type Conn = DenoConn | BunSocket;
-type Writer = Conn | { write(data: Uint8Array): number };
 type Address = { hostname: string; port: number };
 type SystemError = Error & { code?: string };
