@@ -8,6 +8,7 @@
  */
 export {}; // makes this a module, in which await may stand at the top
 
+// The functions below need these two.
 const runtime = findRuntime();
 const encoder = new TextEncoder();
 
@@ -21,7 +22,8 @@ if (ip === "-h" || ip === "--help") {
   process.exit(0);
 }
 if (
-  /^\d*$/.test(ip) || !/^0*[1-9]\d*$/.test(port) || Number(port) > 65535 ||
+  // An ip of only digits: somebody gave just the port.
+  /^\d*$/.test(ip) || !/^[1-9]\d*$/.test(port) || Number(port) > 65535 ||
   others.length > 0
 ) {
   console.warn(usage);
@@ -56,17 +58,16 @@ if (sent === undefined) process.exit(1);
 
 /**
  * Sends all of `data`, text as UTF-8, and gives its length in bytes. Rejects
- * where the connection is gone.
+ * where the connection is gone. Await it before the next write to this `conn`.
  */
 async function write(conn: Conn, data: string | Uint8Array): Promise<number> {
   const bytes = typeof data === "string" ? encoder.encode(data) : data;
   let sent = 0;
   while (sent < bytes.length) {
-    // The system may take just a part of it, and Bun does not wait for the rest.
-    const count = await conn.write(bytes.subarray(sent));
-    if ("data" in conn && count === 0) await conn.data.wait();
+    const count = await conn.write(bytes.subarray(sent)); // often just a part
+    if ("data" in conn && count === 0) await conn.data.wait(); // Bun does not
     if ("data" in conn && count < 0) {
-      throw conn.data.end?.shift() ?? Error(`socket.write() = ${count}`);
+      throw conn.data.end?.shift() ?? Error("the connection is closed");
     }
     sent += count;
   }
@@ -74,15 +75,15 @@ async function write(conn: Conn, data: string | Uint8Array): Promise<number> {
 }
 
 /**
- * Reads once, and gives what has come: at most `length` bytes, and none at the
- * end. Rejects after a reset, once all that came before it has been read.
+ * Reads once: at most `length` bytes, and none at the end. Rejects after a
+ * reset, once all that came before it has been read.
  */
 async function read(conn: Conn, length: number): Promise<Uint8Array> {
   if ("read" in conn) {
     const buf = new Uint8Array(length);
     return buf.subarray(0, await conn.read(buf) ?? 0);
   }
-  const { data: state } = conn; // what Bun's callbacks have left
+  const state = conn.data; // Bun's: the callbacks below have filled it
   while (state.unread.length === 0 && !state.end) {
     conn.resume();
     await state.wait();
@@ -100,11 +101,11 @@ async function echo(...parts: (string | Uint8Array)[]): Promise<void> {
     const { stdout } = runtime.Deno;
     for (const part of parts) {
       let rest = typeof part === "string" ? encoder.encode(part) : part;
-      // Not stdout.write(), which goes through a thread: half as many clients.
+      // Not stdout.write(): it goes through a thread, and is half as fast.
       while (rest.length > 0) rest = rest.subarray(stdout.writeSync(rest));
     }
   } else {
-    // One by one, for of several console.write() does not wait for all.
+    // One call for each part: given several, it does not wait for all of them.
     await Promise.all(parts.map((part) => runtime.console.write(part)));
   }
 }
@@ -130,7 +131,7 @@ function findRuntime(): DenoRuntime | BunRuntime {
   return process.exit(1);
 }
 
-/** Connects, to an address or a name. Rejects where that fails. */
+/** Connects, to an address or a name; rejects where that fails. */
 async function connect(hostname: string, port: number): Promise<Conn> {
   if (runtime.Deno) return await runtime.Deno.connect({ hostname, port });
   return await runtime.Bun.connect({
@@ -142,16 +143,17 @@ async function connect(hostname: string, port: number): Promise<Conn> {
 }
 
 /**
- * Bun calls back where Deno is asked. These callbacks leave what they bring in
+ * Bun calls a function when something comes. These functions put it into
  * `socket.data`, for read() and write(), and wake whoever waits for it.
  */
 function bunCallbacks() {
-  const close = ({ data }: BunSocket, error?: Error) => {
-    // After the end an error changes nothing: all has come.
+  const ended = ({ data }: BunSocket, error?: Error) => {
+    // A reset after the end changes nothing: all has come.
     data.end ??= error ? [error] : [];
     data.wake();
   };
   return {
+    binaryType: "uint8array" as const, // as on Deno; a Buffer by default
     open(socket: BunSocket) {
       socket.pause(); // Bun reads by itself, but read() says when
       socket.data = { unread: [], ...signal() };
@@ -162,8 +164,8 @@ function bunCallbacks() {
       socket.data.wake();
     },
     drain: ({ data }: BunSocket) => data.wake(),
-    end: close,
-    close,
+    end: ended,
+    close: ended,
   };
 }
 
@@ -176,8 +178,7 @@ function signal() {
   };
 }
 
-// ---- What is used of Deno and of Bun. Declared under names of our own, it takes
-// ---- none of theirs away.
+// ---- What is used of Deno and of Bun, under names that take none of theirs away
 
 interface DenoRuntime {
   Deno: {
@@ -209,7 +210,7 @@ interface DenoConn {
 }
 
 interface BunSocket {
-  /** What has come; and at the end the error, if any, until it is told. */
+  /** What has come; `end` is set at the end, with the error not yet thrown. */
   data: { unread: Uint8Array[]; end?: Error[] } & ReturnType<typeof signal>;
   /** Gives how many bytes it took: 0 until `drain`, less once it is closed. */
   write(data: Uint8Array): number;

@@ -158,6 +158,15 @@ for (const runtime of runtimes) {
     });
   }
 
+  server("ends where it cannot accept", async () => {
+    const source = read("server.ts")
+      .replace("let count", "setTimeout(() => sock.close(), 0);\nlet count");
+    const { over } = await serve(runtime, { source });
+    const { stderr, exit } = await over();
+    assert.match(stderr, /^.+\nsocket_accept\(\) failed: reason: .+\n$/);
+    assert.equal(exit, 1);
+  });
+
   server("greets before it prints, and ends where stdout is full", async () => {
     const full = fs.openSync("/dev/full", "w");
     leftovers.push(() => fs.closeSync(full));
@@ -241,6 +250,17 @@ for (const runtime of runtimes) {
     stdout.stream.resume();
     const all = await stdout.all();
     assert(all.equals(bytes.subarray(0, all.length)), "there is a gap");
+  });
+
+  client("minds no reset behind the end", async () => {
+    const { socket, stdout, exit } = await call(runtime, "");
+    stdout.stream.pause();
+    socket.end(bytes.subarray(0, 130_000));
+    await giveTime(runtime); // to fill stdout
+    socket.resetAndDestroy();
+    stdout.stream.resume();
+    assert.equal((await stdout.all()).length, 130_000);
+    assert.equal(await exit, 0);
   });
 
   client("makes a server wait that sends without end", async () => {

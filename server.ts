@@ -8,6 +8,7 @@
  */
 export {}; // makes this a module, in which await may stand at the top
 
+// The functions below need these two.
 const runtime = findRuntime();
 const encoder = new TextEncoder();
 
@@ -20,8 +21,9 @@ if (ip === "-h" || ip === "--help") {
   process.exit(0);
 }
 if (
+  // An ip of only digits: somebody gave just the port.
   /^\d*$/.test(ip) || !/^\d+$/.test(port) || Number(port) > 65535 ||
-  !/^(0*[1-9]\d*|Infinity)$/.test(clients) || others.length > 0
+  !/^([1-9]\d*|Infinity)$/.test(clients) || others.length > 0
 ) {
   console.warn(usage);
   process.exit(2);
@@ -38,7 +40,7 @@ do {
   const msgsock = await accept(sock)
     .catch(die("socket_accept() failed: reason: "));
 
-  // socket_write: a client that is gone costs its own turn, not the server
+  // socket_write: where the client is gone, the server only warns and goes on
   await write(msgsock, "測試成功!\n")
     .catch(warn("socket_write() 失敗的原因是:"));
 
@@ -58,14 +60,11 @@ do {
 // socket_close
 sock.close();
 
-/**
- * Takes the next client, in the order in which they connected. Rejects where
- * the system has none to give.
- */
+/** Takes the next client, in the order of connecting; rejects once closed. */
 async function accept(sock: Listener): Promise<Conn> {
   while (true) {
     const conn = await sock.accept().catch((error: SystemError) => {
-      // Deno asks for the client's address. One that is gone has none: the next.
+      // Deno fails where the client is already gone: take the next one.
       if (error.code !== "ENOTCONN") throw error;
       warn("socket_accept() failed: reason: ")(error);
     });
@@ -75,17 +74,16 @@ async function accept(sock: Listener): Promise<Conn> {
 
 /**
  * Sends all of `data`, text as UTF-8, and gives its length in bytes. Rejects
- * where the connection is gone.
+ * where the connection is gone. Await it before the next write to this `conn`.
  */
 async function write(conn: Conn, data: string | Uint8Array): Promise<number> {
   const bytes = typeof data === "string" ? encoder.encode(data) : data;
   let sent = 0;
   while (sent < bytes.length) {
-    // The system may take just a part of it, and Bun does not wait for the rest.
-    const count = await conn.write(bytes.subarray(sent));
-    if ("data" in conn && count === 0) await conn.data.wait();
+    const count = await conn.write(bytes.subarray(sent)); // often just a part
+    if ("data" in conn && count === 0) await conn.data.wait(); // Bun does not
     if ("data" in conn && count < 0) {
-      throw conn.data.end?.shift() ?? Error(`socket.write() = ${count}`);
+      throw conn.data.end?.shift() ?? Error("the connection is closed");
     }
     sent += count;
   }
@@ -93,15 +91,15 @@ async function write(conn: Conn, data: string | Uint8Array): Promise<number> {
 }
 
 /**
- * Reads once, and gives what has come: at most `length` bytes, and none at the
- * end. Rejects after a reset, once all that came before it has been read.
+ * Reads once: at most `length` bytes, and none at the end. Rejects after a
+ * reset, once all that came before it has been read.
  */
 async function read(conn: Conn, length: number): Promise<Uint8Array> {
   if ("read" in conn) {
     const buf = new Uint8Array(length);
     return buf.subarray(0, await conn.read(buf) ?? 0);
   }
-  const { data: state } = conn; // what Bun's callbacks have left
+  const state = conn.data; // Bun's: the callbacks below have filled it
   while (state.unread.length === 0 && !state.end) {
     conn.resume();
     await state.wait();
@@ -119,11 +117,11 @@ async function echo(...parts: (string | Uint8Array)[]): Promise<void> {
     const { stdout } = runtime.Deno;
     for (const part of parts) {
       let rest = typeof part === "string" ? encoder.encode(part) : part;
-      // Not stdout.write(), which goes through a thread: half as many clients.
+      // Not stdout.write(): it goes through a thread, and is half as fast.
       while (rest.length > 0) rest = rest.subarray(stdout.writeSync(rest));
     }
   } else {
-    // One by one, for of several console.write() does not wait for all.
+    // One call for each part: given several, it does not wait for all of them.
     await Promise.all(parts.map((part) => runtime.console.write(part)));
   }
 }
@@ -152,9 +150,11 @@ function findRuntime(): DenoRuntime | BunRuntime {
 /** Listens; on port 0, on any free one. Rejects where the system refuses. */
 async function listen(hostname: string, port: number): Promise<Listener> {
   if (runtime.Deno) {
+    // 4 clients may wait, as in PHP. For many at once, leave tcpBacklog out.
     return await runtime.Deno.listen({ hostname, port, tcpBacklog: 4 });
   }
   const queue: BunSocket[] = [];
+  let closed = false;
   const { wait, wake } = signal();
   const callbacks = bunCallbacks();
   const listener = runtime.Bun.listen({
@@ -174,27 +174,33 @@ async function listen(hostname: string, port: number): Promise<Listener> {
     addr: listener,
     async accept() {
       let socket;
-      while (!(socket = queue.shift())) await wait();
+      while (!(socket = queue.shift())) {
+        if (closed) throw Error("the listener is closed");
+        await wait();
+      }
       return socket;
     },
     close() {
+      closed = true;
       listener.stop();
-      for (const socket of queue) socket.close();
+      for (const socket of queue.splice(0)) socket.close();
+      wake();
     },
   };
 }
 
 /**
- * Bun calls back where Deno is asked. These callbacks leave what they bring in
+ * Bun calls a function when something comes. These functions put it into
  * `socket.data`, for read() and write(), and wake whoever waits for it.
  */
 function bunCallbacks() {
-  const close = ({ data }: BunSocket, error?: Error) => {
-    // After the end an error changes nothing: all has come.
+  const ended = ({ data }: BunSocket, error?: Error) => {
+    // A reset after the end changes nothing: all has come.
     data.end ??= error ? [error] : [];
     data.wake();
   };
   return {
+    binaryType: "uint8array" as const, // as on Deno; a Buffer by default
     open(socket: BunSocket) {
       socket.pause(); // Bun reads by itself, but read() says when
       socket.data = { unread: [], ...signal() };
@@ -205,8 +211,8 @@ function bunCallbacks() {
       socket.data.wake();
     },
     drain: ({ data }: BunSocket) => data.wake(),
-    end: close,
-    close,
+    end: ended,
+    close: ended,
   };
 }
 
@@ -219,8 +225,7 @@ function signal() {
   };
 }
 
-// ---- What is used of Deno and of Bun. Declared under names of our own, it takes
-// ---- none of theirs away.
+// ---- What is used of Deno and of Bun, under names that take none of theirs away
 
 interface DenoRuntime {
   Deno: {
@@ -258,7 +263,7 @@ interface DenoConn {
 }
 
 interface BunSocket {
-  /** What has come; and at the end the error, if any, until it is told. */
+  /** What has come; `end` is set at the end, with the error not yet thrown. */
   data: { unread: Uint8Array[]; end?: Error[] } & ReturnType<typeof signal>;
   /** Gives how many bytes it took: 0 until `drain`, less once it is closed. */
   write(data: Uint8Array): number;
