@@ -206,7 +206,8 @@ function bunCallbacks() {
       socket.data = { unread: [], ...signal() };
     },
     data(socket: BunSocket, chunk: Uint8Array) {
-      socket.pause(); // or a fast sender fills the memory
+      // Two that nobody has read are enough: from now on the sender waits.
+      if (socket.data.unread.length > 0) socket.pause();
       socket.data.unread.push(chunk);
       socket.data.wake();
     },
