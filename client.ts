@@ -8,40 +8,23 @@
  */
 export {}; // makes this a module, in which await may stand at the top
 
-// The functions below need these two.
-const runtime = findRuntime();
-const encoder = new TextEncoder();
+// Deno or Bun, whichever runs this. All functions below need this line.
+const runtime = globalThis as object as DenoRuntime | BunRuntime;
 
-const greeting = "你好,伺服器!\n";
-const usage = "用法:client.ts [ip] [port] [message],預設:127.0.0.1 1935 " +
-  JSON.stringify(greeting) + " (port:1 到 65535)";
-const args = runtime.Deno ? runtime.Deno.args : runtime.Bun.argv.slice(2);
-const [ip = "127.0.0.1", port = "1935", message = greeting, ...others] = args;
-if (ip === "-h" || ip === "--help") {
-  console.log(usage);
-  process.exit(0);
-}
-if (
-  // An ip of only digits: somebody gave just the port.
-  /^\d*$/.test(ip) || !/^[1-9]\d*$/.test(port) || Number(port) > 65535 ||
-  others.length > 0
-) {
-  console.warn(usage);
-  process.exit(2);
-}
+const { ip, port, message } = readClientArguments();
 
-// socket_create, socket_connect
+// socket_create, socket_connect: reach the server
 console.warn(`正在連線到 ${ip}:${port}`);
-const sock = await connect(ip, Number(port))
+const sock = await connect(ip, port)
   .catch(die("socket_connect() 失敗的原因是:"));
 console.warn("已連線");
 
-// socket_write: where it fails, what the server has said can still be read
+// socket_write: if it fails, what the server has said can still be read
 const sent = await write(sock, message)
   .catch(warn("socket_write() 失敗的原因是:"));
 if (sent !== undefined) console.warn(`已傳送 ${sent} 個位元組`);
 
-// socket_read
+// socket_read: print each part as it comes, until the server closes
 let received = 0;
 let buf;
 do {
@@ -51,63 +34,75 @@ do {
 } while (buf.length > 0);
 console.warn(`已收到 ${received} 個位元組`);
 
-// socket_close
+// socket_close: hang up
 sock.close();
 console.warn("已關閉連線");
-if (sent === undefined) process.exit(1);
+if (sent === undefined) runtime.process.exit(1);
+
+/** Returns the arguments, or the defaults. Exits if they are wrong, or `-h`. */
+function readClientArguments() {
+  const hello = "你好,伺服器!\n";
+  const usage = "用法:bun client.ts [ip] [port] [message] " +
+    "(或 deno run --allow-net client.ts …),預設:127.0.0.1 1935 " +
+    JSON.stringify(hello) + ",port:1 到 65535";
+  const args = runtime.Deno ? runtime.Deno.args : runtime.process.argv.slice(2);
+  const [ip = "127.0.0.1", port = "1935", message = hello, ...others] = args;
+  if (ip === "-h" || ip === "--help") {
+    console.log(usage);
+    runtime.process.exit(0);
+  }
+  if (
+    /^\d*$/.test(ip) || // only digits: somebody gave just the port
+    !/^\d+$/.test(port) || Number(port) < 1 || Number(port) > 65535 ||
+    others.length > 0 || !(runtime.Deno || runtime.Bun) // Node.js, say
+  ) {
+    console.warn(usage);
+    runtime.process.exit(2);
+  }
+  return { ip, port: Number(port), message };
+}
 
 /**
- * Sends all of `data`, text as UTF-8, and gives its length in bytes. Rejects
- * where the connection is gone. Await it before the next write to this `conn`.
+ * Sends all of `data`, text as UTF-8, and returns its length in bytes. Rejects
+ * if the connection is gone. Await it before the next write to this `conn`.
  */
 async function write(conn: Conn, data: string | Uint8Array): Promise<number> {
-  const bytes = typeof data === "string" ? encoder.encode(data) : data;
+  const bytes = toBytes(data);
   let sent = 0;
   while (sent < bytes.length) {
-    const count = await conn.write(bytes.subarray(sent)); // often just a part
-    if ("data" in conn && count === 0) await conn.data.wait(); // Bun does not
-    if ("data" in conn && count < 0) {
-      throw conn.data.end?.shift() ?? Error("the connection is closed");
-    }
-    sent += count;
+    sent += await conn.write(sent > 0 ? bytes.subarray(sent) : bytes);
   }
   return sent;
 }
 
 /**
  * Reads once: at most `length` bytes, and none at the end. Rejects after a
- * reset, once all that came before it has been read.
+ * reset, once all that came before it has been read. Await it before the next
+ * read: a read that lost a race against a timer still takes the next bytes.
  */
-async function read(conn: Conn, length: number): Promise<Uint8Array> {
-  if ("read" in conn) {
-    const buf = new Uint8Array(length);
-    return buf.subarray(0, await conn.read(buf) ?? 0);
-  }
-  const state = conn.data; // Bun's: the callbacks below have filled it
-  while (state.unread.length === 0 && !state.end) {
-    conn.resume();
-    await state.wait();
-  }
-  const chunk = state.unread.shift();
-  if (!chunk && state.end?.length) throw state.end.shift();
-  if (!chunk) return new Uint8Array();
-  if (chunk.length > length) state.unread.unshift(chunk.subarray(length));
-  return chunk.subarray(0, length);
+async function read(conn: Conn, length: number): Promise<Bytes> {
+  const buf = new Uint8Array(length);
+  return buf.slice(0, await conn.read(buf) ?? 0);
 }
 
 /** Prints the parts, text as UTF-8, and waits until stdout has taken them. */
-async function echo(...parts: (string | Uint8Array)[]): Promise<void> {
+async function echo(...parts: (string | Bytes)[]): Promise<void> {
   if (runtime.Deno) {
     const { stdout } = runtime.Deno;
     for (const part of parts) {
-      let rest = typeof part === "string" ? encoder.encode(part) : part;
+      let rest = toBytes(part);
       // Not stdout.write(): it goes through a thread, and is half as fast.
       while (rest.length > 0) rest = rest.subarray(stdout.writeSync(rest));
     }
   } else {
-    // One call for each part: given several, it does not wait for all of them.
-    await Promise.all(parts.map((part) => runtime.console.write(part)));
+    // In one piece: given several, console.write() does not wait for all.
+    await runtime.console.write(await new Blob(parts).bytes());
   }
+}
+
+/** Returns text as UTF-8, and bytes as they are. */
+function toBytes(data: string | Uint8Array): Uint8Array {
+  return typeof data === "string" ? new TextEncoder().encode(data) : data;
 }
 
 /** Makes a handler for an error: it says on stderr what failed, and why. */
@@ -120,43 +115,37 @@ function warn(failed: string) {
 function die(failed: string) {
   return (error: SystemError) => {
     warn(failed)(error);
-    return process.exit(1);
+    return runtime.process.exit(1);
   };
 }
 
-/** Deno or Bun, whichever runs this. Ends the program where neither does. */
-function findRuntime(): DenoRuntime | BunRuntime {
-  if ("Deno" in globalThis || "Bun" in globalThis) return globalThis;
-  console.warn("請用 bun client.ts 或 deno run --allow-net client.ts 執行");
-  return process.exit(1);
-}
-
-/** Connects, to an address or a name; rejects where that fails. */
+/** Connects, to an address or a name; rejects if that fails. */
 async function connect(hostname: string, port: number): Promise<Conn> {
   if (runtime.Deno) return await runtime.Deno.connect({ hostname, port });
-  return await runtime.Bun.connect({
+  const socket = await runtime.Bun.connect({
     hostname,
     port,
     allowHalfOpen: true, // the other end may stop sending and still receive
     socket: bunCallbacks(),
   });
+  return bunConn(socket);
 }
 
 /**
- * Bun calls a function when something comes. These functions put it into
- * `socket.data`, for read() and write(), and wake whoever waits for it.
+ * Bun calls these functions when something happens to a socket. They note it in
+ * `socket.data`, where bunConn() finds it, and wake whoever waits for it.
  */
-function bunCallbacks() {
+function bunCallbacks(opened?: (socket: BunSocket) => void) {
   const ended = ({ data }: BunSocket, error?: Error) => {
-    // A reset after the end changes nothing: all has come.
-    data.end ??= error ? [error] : [];
+    data.end ??= { error }; // a reset after the end changes nothing
     data.wake();
   };
   return {
-    binaryType: "uint8array" as const, // as on Deno; a Buffer by default
+    binaryType: "uint8array", // as on Deno; a Buffer by default
     open(socket: BunSocket) {
       socket.pause(); // Bun reads by itself, but read() says when
-      socket.data = { unread: [], ...signal() };
+      socket.data = { unread: [], ...condition() };
+      opened?.(socket);
     },
     data(socket: BunSocket, chunk: Uint8Array) {
       // Two that nobody has read are enough: from now on the sender waits.
@@ -170,12 +159,48 @@ function bunCallbacks() {
   };
 }
 
+/** Makes a Conn, as Deno has it, out of Bun's socket. */
+function bunConn(socket: BunSocket): Conn {
+  const { data } = socket;
+  const takeError = () => {
+    const error = data.end?.error;
+    delete data.end?.error; // the system, too, tells an error once
+    return error;
+  };
+  return {
+    async read(buf) {
+      while (data.unread.length === 0 && !data.end) {
+        socket.resume();
+        await data.wait();
+      }
+      const chunk = data.unread.shift();
+      const error = chunk ? undefined : takeError();
+      if (error) throw error;
+      if (!chunk) return null;
+      const count = Math.min(chunk.length, buf.length);
+      buf.set(chunk.subarray(0, count));
+      if (count < chunk.length) data.unread.unshift(chunk.subarray(count));
+      return count;
+    },
+    async write(bytes) {
+      const count = socket.write(bytes);
+      if (count < 0) throw takeError() ?? Error("the connection is closed");
+      if (count === 0) await data.wait();
+      return count;
+    },
+    close: () => socket.close(),
+  };
+}
+
 /** Whoever awaits wait() goes on at the next wake(), however many they are. */
-function signal() {
-  const waiting: (() => void)[] = [];
+function condition() {
+  let waiting: (() => void)[] = [];
   return {
     wait: () => new Promise<void>((resolve) => waiting.push(resolve)),
-    wake: () => waiting.splice(0).forEach((resolve) => resolve()),
+    wake() {
+      for (const resolve of waiting) resolve();
+      waiting = [];
+    },
   };
 }
 
@@ -184,42 +209,51 @@ function signal() {
 interface DenoRuntime {
   Deno: {
     args: string[];
-    connect(options: Address): Promise<Conn>;
+    listen(options: object): Listener;
+    connect(options: object): Promise<Conn>;
     stdout: { writeSync(data: Uint8Array): number };
   };
+  process: { argv: string[]; exit(code: number): never };
 }
 
 interface BunRuntime {
   Deno?: undefined;
   Bun: {
-    argv: string[];
-    connect(
-      options: Address & {
-        allowHalfOpen: boolean;
-        socket: ReturnType<typeof bunCallbacks>;
-      },
-    ): Promise<BunSocket>;
+    listen(options: object): { port: number; stop(): void };
+    connect(options: object): Promise<BunSocket>;
   };
-  console: { write(part: string | Uint8Array): number | Promise<number> };
+  console: { write(data: Uint8Array): number | Promise<number> };
+  process: { argv: string[]; exit(code: number): never };
 }
 
-interface DenoConn {
-  /** Reads into `buf`, and gives how many bytes, or null at the end. */
+interface Listener {
+  addr: { port: number };
+  accept(): Promise<Conn>;
+  close(): void;
+}
+
+interface Conn {
+  /** Reads into `buf`, and returns how many bytes, or null at the end. */
   read(buf: Uint8Array): Promise<number | null>;
-  write(data: Uint8Array): Promise<number>;
+  /** Writes what the system takes, and returns how many bytes. */
+  write(bytes: Uint8Array): Promise<number>;
   close(): void;
 }
 
 interface BunSocket {
-  /** What has come; `end` is set at the end, with the error not yet thrown. */
-  data: { unread: Uint8Array[]; end?: Error[] } & ReturnType<typeof signal>;
-  /** Gives how many bytes it took: 0 until `drain`, less once it is closed. */
-  write(data: Uint8Array): number;
+  data: {
+    unread: Uint8Array[];
+    /** Set at the end, with the error of a reset until it is told. */
+    end?: { error?: Error };
+    wait(): Promise<void>;
+    wake(): void;
+  };
+  /** Returns how many bytes it took: 0 until `drain`, -1 if it is closed. */
+  write(bytes: Uint8Array): number;
   close(): void;
   pause(): void;
   resume(): void;
 }
 
-type Conn = DenoConn | BunSocket;
-type Address = { hostname: string; port: number };
+type Bytes = Uint8Array<ArrayBuffer>;
 type SystemError = Error & { code?: string };

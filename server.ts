@@ -8,122 +8,116 @@
  */
 export {}; // makes this a module, in which await may stand at the top
 
-// The functions below need these two.
-const runtime = findRuntime();
-const encoder = new TextEncoder();
+// Deno or Bun, whichever runs this. All functions below need this line.
+const runtime = globalThis as object as DenoRuntime | BunRuntime;
 
-const usage = "用法:server.ts [ip] [port] [clients],預設:127.0.0.1 1935 5 " +
-  "(port:0 到 65535,clients:正整數或 Infinity)";
-const args = runtime.Deno ? runtime.Deno.args : runtime.Bun.argv.slice(2);
-const [ip = "127.0.0.1", port = "1935", clients = "5", ...others] = args;
-if (ip === "-h" || ip === "--help") {
-  console.log(usage);
-  process.exit(0);
-}
-if (
-  // An ip of only digits: somebody gave just the port.
-  /^\d*$/.test(ip) || !/^\d+$/.test(port) || Number(port) > 65535 ||
-  !/^([1-9]\d*|Infinity)$/.test(clients) || others.length > 0
-) {
-  console.warn(usage);
-  process.exit(2);
-}
+const { ip, port, clients } = readServerArguments();
 
-// socket_create, socket_bind, socket_listen
-const sock = await listen(ip, Number(port))
-  .catch(die("socket_bind() 失敗的原因是:"));
+// socket_create, socket_bind, socket_listen: let clients connect
+const sock = await listen(ip, port).catch(die("socket_bind() 失敗的原因是:"));
 console.warn(`正在監聽 ${ip}:${sock.addr.port}`);
 
 let count = 0;
 do {
-  // socket_accept
+  // socket_accept: wait for the next client
   const msgsock = await accept(sock)
     .catch(die("socket_accept() failed: reason: "));
 
-  // socket_write: where the client is gone, the server only warns and goes on
+  // socket_write: greet the client; if that fails, warn and go on
   await write(msgsock, "測試成功!\n")
     .catch(warn("socket_write() 失敗的原因是:"));
 
   await echo("測試成功了啊\n").catch(die("echo 失敗的原因是:"));
 
-  // socket_read
+  // socket_read: wait for what the client says; if that fails, buf is undefined
   const buf = await read(msgsock, 8192)
     .catch(warn("socket_read() 失敗的原因是:"));
 
+  // in parts, for in a string the bytes of buf would become text
   const talkback = ["收到的資訊:", buf ?? "", "\n"];
   await echo(...talkback).catch(die("echo 失敗的原因是:"));
 
-  // socket_close
+  // socket_close: hang up
   msgsock.close();
-} while (++count < Number(clients));
+} while (++count < clients);
 
-// socket_close
+// socket_close: let no more clients connect
 sock.close();
 
-/** Takes the next client, in the order of connecting; rejects once closed. */
-async function accept(sock: Listener): Promise<Conn> {
-  while (true) {
-    const conn = await sock.accept().catch((error: SystemError) => {
-      // Deno fails where the client is already gone: take the next one.
-      if (error.code !== "ENOTCONN") throw error;
-      warn("socket_accept() failed: reason: ")(error);
-    });
-    if (conn) return conn;
+/** Returns the arguments, or the defaults. Exits if they are wrong, or `-h`. */
+function readServerArguments() {
+  const usage = "用法:bun server.ts [ip] [port] [clients] " +
+    "(或 deno run --allow-net server.ts …),預設:127.0.0.1 1935 5," +
+    "port:0 到 65535,clients:正整數或 Infinity";
+  const args = runtime.Deno ? runtime.Deno.args : runtime.process.argv.slice(2);
+  const [ip = "127.0.0.1", port = "1935", clients = "5", ...others] = args;
+  if (ip === "-h" || ip === "--help") {
+    console.log(usage);
+    runtime.process.exit(0);
   }
+  if (
+    /^\d*$/.test(ip) || // only digits: somebody gave just the port
+    !/^\d+$/.test(port) || Number(port) > 65535 ||
+    !/^(\d+|Infinity)$/.test(clients) || Number(clients) < 1 ||
+    others.length > 0 || !(runtime.Deno || runtime.Bun) // Node.js, say
+  ) {
+    console.warn(usage);
+    runtime.process.exit(2);
+  }
+  return { ip, port: Number(port), clients: Number(clients) };
+}
+
+/** Takes the next client, in the order of connecting. Rejects once closed. */
+function accept(sock: Listener): Promise<Conn> {
+  return sock.accept().catch((error: SystemError) => {
+    // Deno rejects for a client that is already gone: take the next one.
+    if (error.code !== "ENOTCONN") throw error;
+    warn("socket_accept() failed: reason: ")(error);
+    return accept(sock);
+  });
 }
 
 /**
- * Sends all of `data`, text as UTF-8, and gives its length in bytes. Rejects
- * where the connection is gone. Await it before the next write to this `conn`.
+ * Sends all of `data`, text as UTF-8, and returns its length in bytes. Rejects
+ * if the connection is gone. Await it before the next write to this `conn`.
  */
 async function write(conn: Conn, data: string | Uint8Array): Promise<number> {
-  const bytes = typeof data === "string" ? encoder.encode(data) : data;
+  const bytes = toBytes(data);
   let sent = 0;
   while (sent < bytes.length) {
-    const count = await conn.write(bytes.subarray(sent)); // often just a part
-    if ("data" in conn && count === 0) await conn.data.wait(); // Bun does not
-    if ("data" in conn && count < 0) {
-      throw conn.data.end?.shift() ?? Error("the connection is closed");
-    }
-    sent += count;
+    sent += await conn.write(sent > 0 ? bytes.subarray(sent) : bytes);
   }
   return sent;
 }
 
 /**
  * Reads once: at most `length` bytes, and none at the end. Rejects after a
- * reset, once all that came before it has been read.
+ * reset, once all that came before it has been read. Await it before the next
+ * read: a read that lost a race against a timer still takes the next bytes.
  */
-async function read(conn: Conn, length: number): Promise<Uint8Array> {
-  if ("read" in conn) {
-    const buf = new Uint8Array(length);
-    return buf.subarray(0, await conn.read(buf) ?? 0);
-  }
-  const state = conn.data; // Bun's: the callbacks below have filled it
-  while (state.unread.length === 0 && !state.end) {
-    conn.resume();
-    await state.wait();
-  }
-  const chunk = state.unread.shift();
-  if (!chunk && state.end?.length) throw state.end.shift();
-  if (!chunk) return new Uint8Array();
-  if (chunk.length > length) state.unread.unshift(chunk.subarray(length));
-  return chunk.subarray(0, length);
+async function read(conn: Conn, length: number): Promise<Bytes> {
+  const buf = new Uint8Array(length);
+  return buf.slice(0, await conn.read(buf) ?? 0);
 }
 
 /** Prints the parts, text as UTF-8, and waits until stdout has taken them. */
-async function echo(...parts: (string | Uint8Array)[]): Promise<void> {
+async function echo(...parts: (string | Bytes)[]): Promise<void> {
   if (runtime.Deno) {
     const { stdout } = runtime.Deno;
     for (const part of parts) {
-      let rest = typeof part === "string" ? encoder.encode(part) : part;
+      let rest = toBytes(part);
       // Not stdout.write(): it goes through a thread, and is half as fast.
       while (rest.length > 0) rest = rest.subarray(stdout.writeSync(rest));
     }
   } else {
-    // One call for each part: given several, it does not wait for all of them.
-    await Promise.all(parts.map((part) => runtime.console.write(part)));
+    // In one piece: given several, console.write() does not wait for all.
+    await runtime.console.write(await new Blob(parts).bytes());
   }
+}
+
+/** Returns text as UTF-8, and bytes as they are. */
+function toBytes(data: string | Uint8Array): Uint8Array {
+  return typeof data === "string" ? new TextEncoder().encode(data) : data;
 }
 
 /** Makes a handler for an error: it says on stderr what failed, and why. */
@@ -136,74 +130,60 @@ function warn(failed: string) {
 function die(failed: string) {
   return (error: SystemError) => {
     warn(failed)(error);
-    return process.exit(1);
+    return runtime.process.exit(1);
   };
 }
 
-/** Deno or Bun, whichever runs this. Ends the program where neither does. */
-function findRuntime(): DenoRuntime | BunRuntime {
-  if ("Deno" in globalThis || "Bun" in globalThis) return globalThis;
-  console.warn("請用 bun server.ts 或 deno run --allow-net server.ts 執行");
-  return process.exit(1);
-}
-
-/** Listens; on port 0, on any free one. Rejects where the system refuses. */
+/** Listens; on port 0, on any free one. Rejects if the system refuses. */
 async function listen(hostname: string, port: number): Promise<Listener> {
   if (runtime.Deno) {
-    // 4 clients may wait, as in PHP. For many at once, leave tcpBacklog out.
+    // 4 clients may wait, as in PHP. If many come at once, leave tcpBacklog out.
     return await runtime.Deno.listen({ hostname, port, tcpBacklog: 4 });
   }
-  const queue: BunSocket[] = [];
+  const queue: Conn[] = [];
   let closed = false;
-  const { wait, wake } = signal();
-  const callbacks = bunCallbacks();
+  const { wait, wake } = condition();
   const listener = runtime.Bun.listen({
     hostname,
     port,
     allowHalfOpen: true, // the other end may stop sending and still receive
-    socket: {
-      ...callbacks,
-      open(socket) {
-        callbacks.open(socket);
-        queue.push(socket);
-        wake();
-      },
-    },
+    socket: bunCallbacks((socket) => {
+      queue.push(bunConn(socket));
+      wake();
+    }),
   });
   return {
-    addr: listener,
+    addr: { port: listener.port },
     async accept() {
-      let socket;
-      while (!(socket = queue.shift())) {
-        if (closed) throw Error("the listener is closed");
-        await wait();
-      }
-      return socket;
+      while (queue.length === 0 && !closed) await wait();
+      const conn = queue.shift();
+      if (!conn) throw Error("the listener is closed");
+      return conn;
     },
     close() {
       closed = true;
       listener.stop();
-      for (const socket of queue.splice(0)) socket.close();
+      for (const conn of queue.splice(0)) conn.close();
       wake();
     },
   };
 }
 
 /**
- * Bun calls a function when something comes. These functions put it into
- * `socket.data`, for read() and write(), and wake whoever waits for it.
+ * Bun calls these functions when something happens to a socket. They note it in
+ * `socket.data`, where bunConn() finds it, and wake whoever waits for it.
  */
-function bunCallbacks() {
+function bunCallbacks(opened?: (socket: BunSocket) => void) {
   const ended = ({ data }: BunSocket, error?: Error) => {
-    // A reset after the end changes nothing: all has come.
-    data.end ??= error ? [error] : [];
+    data.end ??= { error }; // a reset after the end changes nothing
     data.wake();
   };
   return {
-    binaryType: "uint8array" as const, // as on Deno; a Buffer by default
+    binaryType: "uint8array", // as on Deno; a Buffer by default
     open(socket: BunSocket) {
       socket.pause(); // Bun reads by itself, but read() says when
-      socket.data = { unread: [], ...signal() };
+      socket.data = { unread: [], ...condition() };
+      opened?.(socket);
     },
     data(socket: BunSocket, chunk: Uint8Array) {
       // Two that nobody has read are enough: from now on the sender waits.
@@ -217,12 +197,48 @@ function bunCallbacks() {
   };
 }
 
+/** Makes a Conn, as Deno has it, out of Bun's socket. */
+function bunConn(socket: BunSocket): Conn {
+  const { data } = socket;
+  const takeError = () => {
+    const error = data.end?.error;
+    delete data.end?.error; // the system, too, tells an error once
+    return error;
+  };
+  return {
+    async read(buf) {
+      while (data.unread.length === 0 && !data.end) {
+        socket.resume();
+        await data.wait();
+      }
+      const chunk = data.unread.shift();
+      const error = chunk ? undefined : takeError();
+      if (error) throw error;
+      if (!chunk) return null;
+      const count = Math.min(chunk.length, buf.length);
+      buf.set(chunk.subarray(0, count));
+      if (count < chunk.length) data.unread.unshift(chunk.subarray(count));
+      return count;
+    },
+    async write(bytes) {
+      const count = socket.write(bytes);
+      if (count < 0) throw takeError() ?? Error("the connection is closed");
+      if (count === 0) await data.wait();
+      return count;
+    },
+    close: () => socket.close(),
+  };
+}
+
 /** Whoever awaits wait() goes on at the next wake(), however many they are. */
-function signal() {
-  const waiting: (() => void)[] = [];
+function condition() {
+  let waiting: (() => void)[] = [];
   return {
     wait: () => new Promise<void>((resolve) => waiting.push(resolve)),
-    wake: () => waiting.splice(0).forEach((resolve) => resolve()),
+    wake() {
+      for (const resolve of waiting) resolve();
+      waiting = [];
+    },
   };
 }
 
@@ -231,23 +247,21 @@ function signal() {
 interface DenoRuntime {
   Deno: {
     args: string[];
-    listen(options: Address & { tcpBacklog: number }): Listener;
+    listen(options: object): Listener;
+    connect(options: object): Promise<Conn>;
     stdout: { writeSync(data: Uint8Array): number };
   };
+  process: { argv: string[]; exit(code: number): never };
 }
 
 interface BunRuntime {
   Deno?: undefined;
   Bun: {
-    argv: string[];
-    listen(
-      options: Address & {
-        allowHalfOpen: boolean;
-        socket: ReturnType<typeof bunCallbacks>;
-      },
-    ): { port: number; stop(): void };
+    listen(options: object): { port: number; stop(): void };
+    connect(options: object): Promise<BunSocket>;
   };
-  console: { write(part: string | Uint8Array): number | Promise<number> };
+  console: { write(data: Uint8Array): number | Promise<number> };
+  process: { argv: string[]; exit(code: number): never };
 }
 
 interface Listener {
@@ -256,23 +270,28 @@ interface Listener {
   close(): void;
 }
 
-interface DenoConn {
-  /** Reads into `buf`, and gives how many bytes, or null at the end. */
+interface Conn {
+  /** Reads into `buf`, and returns how many bytes, or null at the end. */
   read(buf: Uint8Array): Promise<number | null>;
-  write(data: Uint8Array): Promise<number>;
+  /** Writes what the system takes, and returns how many bytes. */
+  write(bytes: Uint8Array): Promise<number>;
   close(): void;
 }
 
 interface BunSocket {
-  /** What has come; `end` is set at the end, with the error not yet thrown. */
-  data: { unread: Uint8Array[]; end?: Error[] } & ReturnType<typeof signal>;
-  /** Gives how many bytes it took: 0 until `drain`, less once it is closed. */
-  write(data: Uint8Array): number;
+  data: {
+    unread: Uint8Array[];
+    /** Set at the end, with the error of a reset until it is told. */
+    end?: { error?: Error };
+    wait(): Promise<void>;
+    wake(): void;
+  };
+  /** Returns how many bytes it took: 0 until `drain`, -1 if it is closed. */
+  write(bytes: Uint8Array): number;
   close(): void;
   pause(): void;
   resume(): void;
 }
 
-type Conn = DenoConn | BunSocket;
-type Address = { hostname: string; port: number };
+type Bytes = Uint8Array<ArrayBuffer>;
 type SystemError = Error & { code?: string };
