@@ -14,7 +14,7 @@ const runtime = globalThis as object as DenoRuntime | BunRuntime;
 const { ip, port, message } = readClientArguments();
 
 // socket_create, socket_connect: reach the server
-console.warn(`正在連線到 ${ip}:${port}`);
+console.warn(`正在連線到 ${ip}:${port}`); // stdout is for the data
 const sock = await connect(ip, port)
   .catch(die("socket_connect() 失敗的原因是:"));
 console.warn("已連線");
@@ -39,7 +39,7 @@ sock.close();
 console.warn("已關閉連線");
 if (sent === undefined) runtime.process.exit(1);
 
-/** Returns the arguments, or the defaults. Exits if they are wrong, or `-h`. */
+/** Returns the arguments or the defaults. Exits if one is wrong, or is `-h`. */
 function readClientArguments() {
   const hello = "你好,伺服器!\n";
   const usage = "用法:bun client.ts [ip] [port] [message] " +
@@ -52,9 +52,9 @@ function readClientArguments() {
     runtime.process.exit(0);
   }
   if (
-    /^\d*$/.test(ip) || // only digits: somebody gave just the port
+    /^\d*$/.test(ip) || // empty, or only digits: just a port
     !/^\d+$/.test(port) || Number(port) < 1 || Number(port) > 65535 ||
-    others.length > 0 || !(runtime.Deno || runtime.Bun) // Node.js, say
+    others.length > 0 || !(runtime.Deno || runtime.Bun) // as on Node.js
   ) {
     console.warn(usage);
     runtime.process.exit(2);
@@ -76,13 +76,14 @@ async function write(conn: Conn, data: string | Uint8Array): Promise<number> {
 }
 
 /**
- * Reads once: at most `length` bytes, and none at the end. Rejects after a
- * reset, once all that came before it has been read. Await it before the next
- * read: a read that lost a race against a timer still takes the next bytes.
+ * Reads once: returns at most `length` bytes, and an empty array at the end.
+ * Rejects after a reset by the other end, once all before it has been read. If
+ * a timer wins a race against a read, keep that read: it takes what comes next.
  */
 async function read(conn: Conn, length: number): Promise<Bytes> {
   const buf = new Uint8Array(length);
-  return buf.slice(0, await conn.read(buf) ?? 0);
+  const count = await conn.read(buf) ?? 0; // null at the end
+  return count < length ? buf.slice(0, count) : buf;
 }
 
 /** Prints the parts, text as UTF-8, and waits until stdout has taken them. */
@@ -91,7 +92,7 @@ async function echo(...parts: (string | Bytes)[]): Promise<void> {
     const { stdout } = runtime.Deno;
     for (const part of parts) {
       let rest = toBytes(part);
-      // Not stdout.write(): it goes through a thread, and is half as fast.
+      // Not stdout.write(): it uses a thread, and is several times slower.
       while (rest.length > 0) rest = rest.subarray(stdout.writeSync(rest));
     }
   } else {
@@ -106,20 +107,20 @@ function toBytes(data: string | Uint8Array): Uint8Array {
 }
 
 /** Makes a handler for an error: it says on stderr what failed, and why. */
-function warn(failed: string) {
+function warn(prefix: string) {
   return ({ message, code }: SystemError) =>
-    console.warn(failed + message + (code ? ` (${code})` : ""));
+    console.warn(prefix + message + (code ? ` (${code})` : ""));
 }
 
-/** Makes a handler for an error: it says the same, and exits with 1. */
-function die(failed: string) {
+/** Makes a handler for an error: it warns, and exits with 1. */
+function die(prefix: string) {
   return (error: SystemError) => {
-    warn(failed)(error);
-    return runtime.process.exit(1);
+    warn(prefix)(error);
+    return runtime.process.exit(1); // of the type never: nothing comes after
   };
 }
 
-/** Connects, to an address or a name; rejects if that fails. */
+/** Connects to an address or a name. Rejects if that fails. */
 async function connect(hostname: string, port: number): Promise<Conn> {
   if (runtime.Deno) return await runtime.Deno.connect({ hostname, port });
   const socket = await runtime.Bun.connect({
@@ -132,28 +133,28 @@ async function connect(hostname: string, port: number): Promise<Conn> {
 }
 
 /**
- * Bun calls these functions when something happens to a socket. They note it in
- * `socket.data`, where bunConn() finds it, and wake whoever waits for it.
+ * Bun calls these functions when something happens to a socket. They store what
+ * it was in `socket.data`, and wake the read or the write that waits.
  */
 function bunCallbacks(opened?: (socket: BunSocket) => void) {
   const ended = ({ data }: BunSocket, error?: Error) => {
-    data.end ??= { error }; // a reset after the end changes nothing
+    data.end ??= { error }; // the first counts: a reset after the end is none
     data.wake();
   };
   return {
     binaryType: "uint8array", // as on Deno; a Buffer by default
     open(socket: BunSocket) {
-      socket.pause(); // Bun reads by itself, but read() says when
+      socket.pause(); // Bun would read at once, and not wait for read()
       socket.data = { unread: [], ...condition() };
       opened?.(socket);
     },
     data(socket: BunSocket, chunk: Uint8Array) {
-      // Two that nobody has read are enough: from now on the sender waits.
+      // Two unread chunks are enough: Bun stops reading, and the sender waits.
       if (socket.data.unread.length > 0) socket.pause();
       socket.data.unread.push(chunk);
       socket.data.wake();
     },
-    drain: ({ data }: BunSocket) => data.wake(),
+    drain: ({ data }: BunSocket) => data.wake(), // there is room to write
     end: ended,
     close: ended,
   };
@@ -164,7 +165,7 @@ function bunConn(socket: BunSocket): Conn {
   const { data } = socket;
   const takeError = () => {
     const error = data.end?.error;
-    delete data.end?.error; // the system, too, tells an error once
+    delete data.end?.error; // thrown only once, as by the system
     return error;
   };
   return {
@@ -192,7 +193,7 @@ function bunConn(socket: BunSocket): Conn {
   };
 }
 
-/** Whoever awaits wait() goes on at the next wake(), however many they are. */
+/** wake() resolves every promise that wait() has returned since the last. */
 function condition() {
   let waiting: (() => void)[] = [];
   return {
@@ -204,7 +205,7 @@ function condition() {
   };
 }
 
-// ---- What is used of Deno and of Bun, under names that take none of theirs away
+// ---- Types of what is used of Deno and of Bun; their own types stay usable
 
 interface DenoRuntime {
   Deno: {
@@ -217,7 +218,7 @@ interface DenoRuntime {
 }
 
 interface BunRuntime {
-  Deno?: undefined;
+  Deno?: undefined; // so that runtime.Deno tells which of the two it is
   Bun: {
     listen(options: object): { port: number; stop(): void };
     connect(options: object): Promise<BunSocket>;
@@ -243,17 +244,17 @@ interface Conn {
 interface BunSocket {
   data: {
     unread: Uint8Array[];
-    /** Set at the end, with the error of a reset until it is told. */
+    /** Set when no more will come; `error` is a reset not yet thrown. */
     end?: { error?: Error };
     wait(): Promise<void>;
     wake(): void;
   };
-  /** Returns how many bytes it took: 0 until `drain`, -1 if it is closed. */
+  /** Returns how many bytes it took: 0 until `drain`, less if it is closed. */
   write(bytes: Uint8Array): number;
   close(): void;
   pause(): void;
   resume(): void;
 }
 
-type Bytes = Uint8Array<ArrayBuffer>;
+type Bytes = Uint8Array<ArrayBuffer>; // as Blob and crypto.subtle take them
 type SystemError = Error & { code?: string };
