@@ -86,21 +86,6 @@ async function read(conn: Conn, length: number): Promise<Bytes> {
   return count < length ? buf.slice(0, count) : buf;
 }
 
-/** Prints the parts, text as UTF-8, and waits until stdout has taken them. */
-async function echo(...parts: (string | Bytes)[]): Promise<void> {
-  if (runtime.Deno) {
-    const { stdout } = runtime.Deno;
-    for (const part of parts) {
-      let rest = toBytes(part);
-      // Not stdout.write(): it uses a thread, and is several times slower.
-      while (rest.length > 0) rest = rest.subarray(stdout.writeSync(rest));
-    }
-  } else {
-    // In one piece: given several, console.write() does not wait for all.
-    await runtime.console.write(await new Blob(parts).bytes());
-  }
-}
-
 /** Returns text as UTF-8, and bytes as they are. */
 function toBytes(data: string | Uint8Array): Uint8Array {
   return typeof data === "string" ? new TextEncoder().encode(data) : data;
@@ -118,6 +103,23 @@ function die(prefix: string) {
     warn(prefix)(error);
     return runtime.process.exit(1); // of the type never: nothing comes after
   };
+}
+
+// ---- What is particular to Deno and to Bun
+
+/** Prints the parts, text as UTF-8, and waits until stdout has taken them. */
+async function echo(...parts: (string | Bytes)[]): Promise<void> {
+  if (runtime.Deno) {
+    const { stdout } = runtime.Deno;
+    for (const part of parts) {
+      let rest = toBytes(part);
+      // Not stdout.write(): it uses a thread, and is several times slower.
+      while (rest.length > 0) rest = rest.subarray(stdout.writeSync(rest));
+    }
+  } else {
+    // In one piece: given several, console.write() does not wait for all.
+    await runtime.console.write(await new Blob(parts).bytes());
+  }
 }
 
 /** Connects to an address or a name. Rejects if that fails. */

@@ -67,7 +67,7 @@ function readServerArguments() {
   return { ip, port: Number(port), clients: Number(clients) };
 }
 
-/** Takes the next client, in the order of connecting. Rejects once closed. */
+/** Takes the next client, in order of arrival. Rejects if `sock` is closed. */
 function accept(sock: Listener): Promise<Conn> {
   return sock.accept().catch((error: SystemError) => {
     // Deno rejects for a client that is already gone: take the next one.
@@ -101,21 +101,6 @@ async function read(conn: Conn, length: number): Promise<Bytes> {
   return count < length ? buf.slice(0, count) : buf;
 }
 
-/** Prints the parts, text as UTF-8, and waits until stdout has taken them. */
-async function echo(...parts: (string | Bytes)[]): Promise<void> {
-  if (runtime.Deno) {
-    const { stdout } = runtime.Deno;
-    for (const part of parts) {
-      let rest = toBytes(part);
-      // Not stdout.write(): it uses a thread, and is several times slower.
-      while (rest.length > 0) rest = rest.subarray(stdout.writeSync(rest));
-    }
-  } else {
-    // In one piece: given several, console.write() does not wait for all.
-    await runtime.console.write(await new Blob(parts).bytes());
-  }
-}
-
 /** Returns text as UTF-8, and bytes as they are. */
 function toBytes(data: string | Uint8Array): Uint8Array {
   return typeof data === "string" ? new TextEncoder().encode(data) : data;
@@ -133,6 +118,23 @@ function die(prefix: string) {
     warn(prefix)(error);
     return runtime.process.exit(1); // of the type never: nothing comes after
   };
+}
+
+// ---- What is particular to Deno and to Bun
+
+/** Prints the parts, text as UTF-8, and waits until stdout has taken them. */
+async function echo(...parts: (string | Bytes)[]): Promise<void> {
+  if (runtime.Deno) {
+    const { stdout } = runtime.Deno;
+    for (const part of parts) {
+      let rest = toBytes(part);
+      // Not stdout.write(): it uses a thread, and is several times slower.
+      while (rest.length > 0) rest = rest.subarray(stdout.writeSync(rest));
+    }
+  } else {
+    // In one piece: given several, console.write() does not wait for all.
+    await runtime.console.write(await new Blob(parts).bytes());
+  }
 }
 
 /** Starts to listen; port 0 means any free one. Rejects if that fails. */
