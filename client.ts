@@ -70,7 +70,7 @@ async function write(conn: Conn, data: string | Uint8Array): Promise<number> {
   const bytes = toBytes(data);
   let sent = 0;
   while (sent < bytes.length) {
-    sent += await conn.write(sent > 0 ? bytes.subarray(sent) : bytes);
+    sent += await conn.write(bytes.subarray(sent));
   }
   return sent;
 }
