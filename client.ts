@@ -144,7 +144,6 @@ function bunCallbacks(opened?: (socket: BunSocket) => void) {
     data.wake();
   };
   return {
-    binaryType: "uint8array", // as on Deno; a Buffer by default
     open(socket: BunSocket) {
       socket.pause(); // Bun would read at once, and not wait for read()
       socket.data = { unread: [], ...condition() };
