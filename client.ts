@@ -140,7 +140,7 @@ async function connect(hostname: string, port: number): Promise<Conn> {
  */
 function bunCallbacks(opened?: (socket: BunSocket) => void) {
   const ended = ({ data }: BunSocket, error?: Error) => {
-    data.end ??= { error }; // the first counts: a reset after the end is none
+    data.end ??= { error }; // the first counts: all came before the end
     data.wake();
   };
   return {

@@ -178,7 +178,7 @@ async function listen(hostname: string, port: number): Promise<Listener> {
  */
 function bunCallbacks(opened?: (socket: BunSocket) => void) {
   const ended = ({ data }: BunSocket, error?: Error) => {
-    data.end ??= { error }; // the first counts: a reset after the end is none
+    data.end ??= { error }; // the first counts: all came before the end
     data.wake();
   };
   return {
