@@ -8,7 +8,7 @@
  */
 export {}; // makes this a module, in which await may stand at the top
 
-// Deno or Bun, whichever runs this. All functions below need this line.
+// Deno or Bun, whichever runs this. The functions below need this line.
 const runtime = globalThis as object as DenoRuntime | BunRuntime;
 
 const { ip, port, clients } = readServerArguments();
