@@ -8,8 +8,9 @@
  */
 export {}; // makes this a module, in which await may stand at the top
 
-// Deno or Bun, whichever runs this. The functions below need this line.
+// Deno or Bun, whichever runs this. The functions below need both lines.
 const runtime = globalThis as object as DenoRuntime | BunRuntime;
+const decoder = new TextDecoder(); // for echo on a Windows console
 
 const { ip, port, clients } = readServerArguments();
 
@@ -68,13 +69,18 @@ function readServerArguments() {
 }
 
 /** Takes the next client, in order of arrival. Rejects if `sock` is closed. */
-function accept(sock: Listener): Promise<Conn> {
-  return sock.accept().catch((error: SystemError) => {
-    // Deno rejects for a client that is already gone: take the next one.
-    if (error.code !== "ENOTCONN") throw error;
-    warn("socket_accept() failed: reason: ")(error);
-    return accept(sock);
-  });
+async function accept(sock: Listener): Promise<Conn> {
+  // Deno rejects for a client that is already gone, with one of these codes;
+  // which one depends on the system. Then take the next client.
+  const gone = ["ENOTCONN", "EINVAL", "ECONNABORTED", "ECONNRESET"];
+  let conn;
+  do {
+    conn = await sock.accept().catch((error: SystemError) => {
+      if (!gone.includes(error.code ?? "")) throw error;
+      warn("socket_accept() failed: reason: ")(error);
+    });
+  } while (!conn);
+  return conn;
 }
 
 /**
@@ -84,16 +90,15 @@ function accept(sock: Listener): Promise<Conn> {
 async function write(conn: Conn, data: string | Uint8Array): Promise<number> {
   const bytes = toBytes(data);
   let sent = 0;
-  while (sent < bytes.length) {
-    sent += await conn.write(bytes.subarray(sent));
-  }
+  while (sent < bytes.length) sent += await conn.write(bytes.subarray(sent));
   return sent;
 }
 
 /**
  * Reads once: returns at most `length` bytes, and an empty array at the end.
  * Rejects after a reset by the other end, once all before it has been read. If
- * a timer wins a race against a read, keep that read: it takes what comes next.
+ * a timer is faster than a read, keep the promise of the read and await it
+ * later: the next bytes go to it.
  */
 async function read(conn: Conn, length: number): Promise<Bytes> {
   const buf = new Uint8Array(length);
@@ -108,8 +113,10 @@ function toBytes(data: string | Uint8Array): Uint8Array {
 
 /** Makes a handler for an error: it says on stderr what failed, and why. */
 function warn(prefix: string) {
-  return ({ message, code }: SystemError) =>
-    console.warn(prefix + message + (code ? ` (${code})` : ""));
+  return ({ message, code = "" }: SystemError) => {
+    const told = message.includes(code); // often so on Bun
+    console.warn(prefix + message + (told ? "" : ` (${code})`));
+  };
 }
 
 /** Makes a handler for an error: it warns, and exits with 1. */
@@ -125,9 +132,15 @@ function die(prefix: string) {
 /** Prints the parts, text as UTF-8, and waits until stdout has taken them. */
 async function echo(...parts: (string | Bytes)[]): Promise<void> {
   if (runtime.Deno) {
-    const { stdout } = runtime.Deno;
+    const { build, stdout } = runtime.Deno;
     for (const part of parts) {
       let rest = toBytes(part);
+      if (build.os === "windows" && stdout.isTerminal()) {
+        // There, Deno throws if the bytes are not UTF-8: show them as U+FFFD.
+        // The decoder keeps half a character until the next part; "" ends it.
+        const stream = part.length > 0;
+        rest = toBytes(decoder.decode(rest, { stream }));
+      }
       // Not stdout.write(): it uses a thread, and is several times slower.
       while (rest.length > 0) rest = rest.subarray(stdout.writeSync(rest));
     }
@@ -178,7 +191,7 @@ async function listen(hostname: string, port: number): Promise<Listener> {
  */
 function bunCallbacks(opened?: (socket: BunSocket) => void) {
   const ended = ({ data }: BunSocket, error?: Error) => {
-    data.end ??= { error }; // the first counts: all came before the end
+    data.end ??= { error }; // a reset after the end changes nothing
     data.wake();
   };
   return {
@@ -188,7 +201,8 @@ function bunCallbacks(opened?: (socket: BunSocket) => void) {
       opened?.(socket);
     },
     data(socket: BunSocket, chunk: Uint8Array) {
-      // Two unread chunks are enough: Bun stops reading, and the sender waits.
+      // Stop reading at the second unread chunk: the sender must wait then,
+      // and memory stays small. To stop at each chunk would be slower.
       if (socket.data.unread.length > 0) socket.pause();
       socket.data.unread.push(chunk);
       socket.data.wake();
@@ -228,11 +242,12 @@ function bunConn(socket: BunSocket): Conn {
       if (count === 0) await data.wait();
       return count;
     },
+    closeWrite: () => Promise.resolve(socket.shutdown()),
     close: () => socket.close(),
   };
 }
 
-/** wake() resolves every promise that wait() has returned since the last. */
+/** wait() returns a promise, and the next wake() resolves all of them. */
 function condition() {
   let waiting: (() => void)[] = [];
   return {
@@ -244,14 +259,15 @@ function condition() {
   };
 }
 
-// ---- Types of what is used of Deno and of Bun; their own types stay usable
+// ---- Types: what the two scripts use of Deno and of Bun
 
 interface DenoRuntime {
   Deno: {
     args: string[];
     listen(options: object): Listener;
     connect(options: object): Promise<Conn>;
-    stdout: { writeSync(data: Uint8Array): number };
+    build: { os: string };
+    stdout: { writeSync(data: Uint8Array): number; isTerminal(): boolean };
   };
   process: { argv: string[]; exit(code: number): never };
 }
@@ -277,6 +293,8 @@ interface Conn {
   read(buf: Uint8Array): Promise<number | null>;
   /** Writes what the system takes, and returns how many bytes. */
   write(bytes: Uint8Array): Promise<number>;
+  /** Tells the other end that no more will come. One can still read. */
+  closeWrite(): Promise<void>;
   close(): void;
 }
 
@@ -288,8 +306,9 @@ interface BunSocket {
     wait(): Promise<void>;
     wake(): void;
   };
-  /** Returns how many bytes it took: 0 until `drain`, less if it is closed. */
+  /** Returns how many bytes it took, or a negative number if it is closed. */
   write(bytes: Uint8Array): number;
+  shutdown(): void;
   close(): void;
   pause(): void;
   resume(): void;
