@@ -112,17 +112,15 @@ function toBytes(data: string | Uint8Array): Uint8Array {
 }
 
 /** Makes a handler for an error: it says on stderr what failed, and why. */
-function warn(prefix: string) {
-  return ({ message, code = "" }: SystemError) => {
-    const told = message.includes(code); // often so on Bun
-    console.warn(prefix + message + (told ? "" : ` (${code})`));
-  };
+function warn(step: string) {
+  return ({ message, code = "" }: SystemError) =>
+    console.warn(step + message + (message.includes(code) ? "" : ` (${code})`));
 }
 
 /** Makes a handler for an error: it warns, and exits with 1. */
-function die(prefix: string) {
+function die(step: string) {
   return (error: SystemError) => {
-    warn(prefix)(error);
+    warn(step)(error);
     return runtime.process.exit(1); // of the type never: nothing comes after
   };
 }
@@ -138,8 +136,7 @@ async function echo(...parts: (string | Bytes)[]): Promise<void> {
       if (build.os === "windows" && stdout.isTerminal()) {
         // There, Deno throws if the bytes are not UTF-8: show them as U+FFFD.
         // The decoder keeps half a character until the next part; "" ends it.
-        const stream = part.length > 0;
-        rest = toBytes(decoder.decode(rest, { stream }));
+        rest = toBytes(decoder.decode(rest, { stream: part.length > 0 }));
       }
       // Not stdout.write(): it uses a thread, and is several times slower.
       while (rest.length > 0) rest = rest.subarray(stdout.writeSync(rest));
