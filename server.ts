@@ -69,18 +69,15 @@ function readServerArguments() {
 }
 
 /** Takes the next client, in order of arrival. Rejects if `sock` is closed. */
-async function accept(sock: Listener): Promise<Conn> {
+function accept(sock: Listener): Promise<Conn> {
   // Deno rejects for a client that is already gone, with one of these codes;
   // which one depends on the system. Then take the next client.
   const gone = ["ENOTCONN", "EINVAL", "ECONNABORTED", "ECONNRESET"];
-  let conn;
-  do {
-    conn = await sock.accept().catch((error: SystemError) => {
-      if (!gone.includes(error.code ?? "")) throw error;
-      warn("socket_accept() failed: reason: ")(error);
-    });
-  } while (!conn);
-  return conn;
+  return sock.accept().catch((error: SystemError) => {
+    if (!gone.includes(error.code ?? "")) throw error;
+    warn("socket_accept() failed: reason: ")(error);
+    return accept(sock);
+  });
 }
 
 /**
