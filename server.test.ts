@@ -65,8 +65,8 @@ const bytes = Buffer.from(
   Uint32Array.from({ length: 2 ** 21 }, (_, i) => ~i).buffer,
 );
 
-/** What a script may take in before it must make the sender wait: 16 MiB. */
-const bounded = 2 ** 24;
+/** What a script may take in, in bytes: Linux alone may keep 37 million. */
+const bounded = 50_000_000;
 
 for (const runtime of runtimes) {
   const on = (script: string) => (title: string, body: Body, skip?: string) =>
@@ -174,8 +174,7 @@ for (const runtime of runtimes) {
     const full = ["sh", "-c", 'exec "$0" "$@" >/dev/full'] as const;
     const command = [...full, ...runtime.command] as const;
     const { port, ends } = await serve({ command });
-    const { received } = await dial(port);
-    assert.equal(`${await received.all()}`, greeting);
+    assert.equal(await talk(port, ""), greeting);
     await ends(1, "", failed("echo", "ENOSPC"));
   }, linux ? "" : "there is no /dev/full");
 
@@ -247,7 +246,10 @@ for (const runtime of runtimes) {
     assert.match(`${await stderr.all()}`, said);
     const all = await stdout.all();
     assert(all.length > 2 ** 16, `only ${all.length} bytes`);
-    assert(all.equals(bytes.subarray(0, all.length)), "there is a gap");
+    for (let at = 0; at < all.length; at += bytes.length) {
+      const part = all.subarray(at, at + bytes.length);
+      assert(part.equals(bytes.subarray(0, part.length)), "there is a gap");
+    }
   });
 
   if (runtime.name === "deno") { // Bun writes all bytes to any console
@@ -287,7 +289,6 @@ for (const runtime of runtimes) {
   both("end if stdout is closed", async () => {
     const called = await call(runtime);
     flood(called.socket);
-    await called.stdout.until(bytes.subarray(0, 1));
     called.stdout.stream.destroy();
     const served = await serve(runtime, { clients: Infinity });
     served.stdout.stream.destroy();
@@ -521,8 +522,8 @@ for (const runtime of runtimes) {
     const waiting = await greeted(third.port);
     await talk(third.port, "2");
     await send(waiting, "1");
-    const [line, talkback] = printed("2").split(/(?<=\n)/);
-    await third.ends(0, `${line}${line}${talkback}收到的資訊:1\n`);
+    const lines = "測試成功了啊\n測試成功了啊\n收到的資訊:2\n收到的資訊:1\n";
+    await third.ends(0, lines);
   });
 
   readme("lineSplitter() makes lines of a stream", async () => {
@@ -591,10 +592,9 @@ type Body = () => Promise<void> | void;
 function check(title: string, body: Body, skip = ""): void {
   if (skip) return void test(`${title} (skipped: ${skip})`, { skip: true });
   let failed: Promise<unknown>;
-  tests.push(() => failed ??= leftovers.run([], failure, body));
-  const index = tests.length - 1;
+  const at = tests.push(() => failed ??= leftovers.run([], failure, body)) - 1;
   test(title, { timeout: 200_000 }, async () => {
-    const four = tests.slice(index, index + 4).map((start) => start());
+    const four = tests.slice(at, at + 4).map((start) => start());
     const error = await four[0];
     if (error) throw await Promise.all(four).then(() => error);
   });
