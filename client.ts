@@ -6,9 +6,9 @@
  *     bun client.ts [ip] [port] [message]
  *     deno run --allow-net client.ts [ip] [port] [message]
  */
-export {}; // makes this a module, in which await may stand at the top
+export {}; // makes this a module: await may stand outside functions
 
-// Deno or Bun, whichever runs this. The functions below need both lines.
+// What the functions below need: the runtime, Deno or Bun, and a decoder.
 const runtime = globalThis as object as DenoRuntime | BunRuntime;
 const decoder = new TextDecoder(); // for echo on a Windows console
 
@@ -25,7 +25,7 @@ const sent = await write(sock, message)
   .catch(warn("socket_write() 失敗的原因是:"));
 if (sent !== undefined) console.warn(`已傳送 ${sent} 個位元組`);
 
-// socket_shutdown: after an empty message, say that nothing more will come
+// socket_shutdown: without a message, tell the server not to wait for one
 if (message === "") {
   await sock.closeWrite().catch(die("socket_shutdown() 失敗的原因是:"));
 }
@@ -40,10 +40,10 @@ do {
 } while (buf.length > 0);
 console.warn(`已收到 ${received} 個位元組`);
 
-// socket_close: hang up
+// socket_close: close the connection
 sock.close();
 console.warn("已關閉連線");
-if (sent === undefined) runtime.process.exit(1);
+if (sent === undefined) runtime.process.exit(1); // the write had failed
 
 /** Returns the arguments or the defaults. Exits if one is wrong, or is `-h`. */
 function readClientArguments() {
@@ -58,9 +58,9 @@ function readClientArguments() {
     runtime.process.exit(0);
   }
   if (
-    /^\d*$/.test(ip) || // empty, or only digits: just a port
+    /^\d*$/.test(ip) || // empty, or only digits: the ip was left out
     !/^\d+$/.test(port) || Number(port) < 1 || Number(port) > 65535 ||
-    others.length > 0 || !(runtime.Deno || runtime.Bun) // as on Node.js
+    others.length > 0 || !(runtime.Deno || runtime.Bun) // on Node.js
   ) {
     console.warn(usage);
     runtime.process.exit(2);
@@ -70,7 +70,7 @@ function readClientArguments() {
 
 /**
  * Sends all of `data`, text as UTF-8, and returns its length in bytes. Rejects
- * if the connection is gone. Await it before the next write to this `conn`.
+ * if the connection is gone. Await it before the next, or the bytes may mix.
  */
 async function write(conn: Conn, data: string | Uint8Array): Promise<number> {
   const bytes = toBytes(data);
@@ -80,10 +80,10 @@ async function write(conn: Conn, data: string | Uint8Array): Promise<number> {
 }
 
 /**
- * Reads once: returns at most `length` bytes, and an empty array at the end.
- * Rejects after a reset by the other end, once all before it has been read. If
- * a timer is faster than a read, keep the promise of the read and await it
- * later: the next bytes go to it.
+ * Reads once: returns at most `length` bytes, or an empty array if the other
+ * side has sent all. Rejects once after a reset, when all before it was read.
+ * If a timeout comes first, await the same promise later, and do not read
+ * again: the next bytes go to this promise.
  */
 async function read(conn: Conn, length: number): Promise<Bytes> {
   const buf = new Uint8Array(length);
@@ -96,21 +96,22 @@ function toBytes(data: string | Uint8Array): Uint8Array {
   return typeof data === "string" ? new TextEncoder().encode(data) : data;
 }
 
-/** Makes a handler for an error: it says on stderr what failed, and why. */
+/** Makes a function for .catch(): it prints on stderr what failed, and why. */
 function warn(step: string) {
-  return ({ message, code = "" }: SystemError) =>
+  return ({ message, code = "" }: SystemError): undefined => {
     console.warn(step + message + (message.includes(code) ? "" : ` (${code})`));
-}
-
-/** Makes a handler for an error: it warns, and exits with 1. */
-function die(step: string) {
-  return (error: SystemError) => {
-    warn(step)(error);
-    return runtime.process.exit(1); // of the type never: nothing comes after
   };
 }
 
-// ---- What is particular to Deno and to Bun
+/** Makes a function for .catch(): it warns, and exits with 1. */
+function die(step: string) {
+  return (error: SystemError) => {
+    warn(step)(error);
+    return runtime.process.exit(1); // never returns: its type is never
+  };
+}
+
+// ---- What differs between Deno and Bun
 
 /** Prints the parts, text as UTF-8, and waits until stdout has taken them. */
 async function echo(...parts: (string | Bytes)[]): Promise<void> {
@@ -119,15 +120,15 @@ async function echo(...parts: (string | Bytes)[]): Promise<void> {
     for (const part of parts) {
       let rest = toBytes(part);
       if (build.os === "windows" && stdout.isTerminal()) {
-        // There, Deno throws if the bytes are not UTF-8: show them as U+FFFD.
-        // The decoder keeps half a character until the next part; "" ends it.
+        // There, Deno throws at bytes that are not UTF-8: show U+FFFD instead.
+        // A cut character waits for the next part; an empty part ends the wait.
         rest = toBytes(decoder.decode(rest, { stream: part.length > 0 }));
       }
       // Not stdout.write(): it uses a thread, and is several times slower.
       while (rest.length > 0) rest = rest.subarray(stdout.writeSync(rest));
     }
   } else {
-    // In one piece: given several, console.write() does not wait for all.
+    // In one piece: console.write(a, b) does not wait until both are written.
     await runtime.console.write(await new Blob(parts).bytes());
   }
 }
@@ -145,8 +146,8 @@ async function connect(hostname: string, port: number): Promise<Conn> {
 }
 
 /**
- * Bun calls these functions when something happens to a socket. They store what
- * it was in `socket.data`, and wake the read or the write that waits.
+ * Bun calls these functions when something happens to a socket. They note it in
+ * `socket.data`, and wake the read() or the write() that waits.
  */
 function bunCallbacks(opened?: (socket: BunSocket) => void) {
   const ended = ({ data }: BunSocket, error?: Error) => {
@@ -160,8 +161,8 @@ function bunCallbacks(opened?: (socket: BunSocket) => void) {
       opened?.(socket);
     },
     data(socket: BunSocket, chunk: Uint8Array) {
-      // Stop reading at the second unread chunk: the sender must wait then,
-      // and memory stays small. To stop at each chunk would be slower.
+      // Stop reading at the second unread chunk, so that memory stays small.
+      // To stop at the first one too would be slower.
       if (socket.data.unread.length > 0) socket.pause();
       socket.data.unread.push(chunk);
       socket.data.wake();
@@ -206,7 +207,7 @@ function bunConn(socket: BunSocket): Conn {
   };
 }
 
-/** wait() returns a promise, and the next wake() resolves all of them. */
+/** Makes wait() and wake(): wake() resolves what wait() has returned so far. */
 function condition() {
   let waiting: (() => void)[] = [];
   return {
@@ -250,7 +251,7 @@ interface Listener {
 interface Conn {
   /** Reads into `buf`, and returns how many bytes, or null at the end. */
   read(buf: Uint8Array): Promise<number | null>;
-  /** Writes what the system takes, and returns how many bytes. */
+  /** Writes what the system takes now, and returns how many bytes, maybe 0. */
   write(bytes: Uint8Array): Promise<number>;
   /** Tells the other end that no more will come. One can still read. */
   closeWrite(): Promise<void>;

@@ -6,9 +6,9 @@
  *     bun server.ts [ip] [port] [clients]
  *     deno run --allow-net server.ts [ip] [port] [clients]
  */
-export {}; // makes this a module, in which await may stand at the top
+export {}; // makes this a module: await may stand outside functions
 
-// Deno or Bun, whichever runs this. The functions below need both lines.
+// What the functions below need: the runtime, Deno or Bun, and a decoder.
 const runtime = globalThis as object as DenoRuntime | BunRuntime;
 const decoder = new TextDecoder(); // for echo on a Windows console
 
@@ -34,11 +34,11 @@ do {
   const buf = await read(msgsock, 8192)
     .catch(warn("socket_read() 失敗的原因是:"));
 
-  // an array, because in a string the bytes of buf would change
+  // an array: a string would change the bytes of buf that are not UTF-8
   const talkback = ["收到的資訊:", buf ?? "", "\n"];
   await echo(...talkback).catch(die("echo 失敗的原因是:"));
 
-  // socket_close: hang up
+  // socket_close: close this client's connection
   msgsock.close();
 } while (++count < clients);
 
@@ -57,10 +57,10 @@ function readServerArguments() {
     runtime.process.exit(0);
   }
   if (
-    /^\d*$/.test(ip) || // empty, or only digits: just a port
+    /^\d*$/.test(ip) || // empty, or only digits: the ip was left out
     !/^\d+$/.test(port) || Number(port) > 65535 ||
     !/^(\d+|Infinity)$/.test(clients) || Number(clients) < 1 ||
-    others.length > 0 || !(runtime.Deno || runtime.Bun) // as on Node.js
+    others.length > 0 || !(runtime.Deno || runtime.Bun) // on Node.js
   ) {
     console.warn(usage);
     runtime.process.exit(2);
@@ -70,8 +70,8 @@ function readServerArguments() {
 
 /** Takes the next client, in order of arrival. Rejects if `sock` is closed. */
 function accept(sock: Listener): Promise<Conn> {
-  // Deno rejects for a client that is already gone, with one of these codes;
-  // which one depends on the system. Then take the next client.
+  // Deno rejects for a client that is already gone, with one of these codes,
+  // depending on the system. In that case, take the next client.
   const gone = ["ENOTCONN", "EINVAL", "ECONNABORTED", "ECONNRESET"];
   return sock.accept().catch((error: SystemError) => {
     if (!gone.includes(error.code ?? "")) throw error;
@@ -82,7 +82,7 @@ function accept(sock: Listener): Promise<Conn> {
 
 /**
  * Sends all of `data`, text as UTF-8, and returns its length in bytes. Rejects
- * if the connection is gone. Await it before the next write to this `conn`.
+ * if the connection is gone. Await it before the next, or the bytes may mix.
  */
 async function write(conn: Conn, data: string | Uint8Array): Promise<number> {
   const bytes = toBytes(data);
@@ -92,10 +92,10 @@ async function write(conn: Conn, data: string | Uint8Array): Promise<number> {
 }
 
 /**
- * Reads once: returns at most `length` bytes, and an empty array at the end.
- * Rejects after a reset by the other end, once all before it has been read. If
- * a timer is faster than a read, keep the promise of the read and await it
- * later: the next bytes go to it.
+ * Reads once: returns at most `length` bytes, or an empty array if the other
+ * side has sent all. Rejects once after a reset, when all before it was read.
+ * If a timeout comes first, await the same promise later, and do not read
+ * again: the next bytes go to this promise.
  */
 async function read(conn: Conn, length: number): Promise<Bytes> {
   const buf = new Uint8Array(length);
@@ -108,21 +108,22 @@ function toBytes(data: string | Uint8Array): Uint8Array {
   return typeof data === "string" ? new TextEncoder().encode(data) : data;
 }
 
-/** Makes a handler for an error: it says on stderr what failed, and why. */
+/** Makes a function for .catch(): it prints on stderr what failed, and why. */
 function warn(step: string) {
-  return ({ message, code = "" }: SystemError) =>
+  return ({ message, code = "" }: SystemError): undefined => {
     console.warn(step + message + (message.includes(code) ? "" : ` (${code})`));
-}
-
-/** Makes a handler for an error: it warns, and exits with 1. */
-function die(step: string) {
-  return (error: SystemError) => {
-    warn(step)(error);
-    return runtime.process.exit(1); // of the type never: nothing comes after
   };
 }
 
-// ---- What is particular to Deno and to Bun
+/** Makes a function for .catch(): it warns, and exits with 1. */
+function die(step: string) {
+  return (error: SystemError) => {
+    warn(step)(error);
+    return runtime.process.exit(1); // never returns: its type is never
+  };
+}
+
+// ---- What differs between Deno and Bun
 
 /** Prints the parts, text as UTF-8, and waits until stdout has taken them. */
 async function echo(...parts: (string | Bytes)[]): Promise<void> {
@@ -131,15 +132,15 @@ async function echo(...parts: (string | Bytes)[]): Promise<void> {
     for (const part of parts) {
       let rest = toBytes(part);
       if (build.os === "windows" && stdout.isTerminal()) {
-        // There, Deno throws if the bytes are not UTF-8: show them as U+FFFD.
-        // The decoder keeps half a character until the next part; "" ends it.
+        // There, Deno throws at bytes that are not UTF-8: show U+FFFD instead.
+        // A cut character waits for the next part; an empty part ends the wait.
         rest = toBytes(decoder.decode(rest, { stream: part.length > 0 }));
       }
       // Not stdout.write(): it uses a thread, and is several times slower.
       while (rest.length > 0) rest = rest.subarray(stdout.writeSync(rest));
     }
   } else {
-    // In one piece: given several, console.write() does not wait for all.
+    // In one piece: console.write(a, b) does not wait until both are written.
     await runtime.console.write(await new Blob(parts).bytes());
   }
 }
@@ -147,7 +148,7 @@ async function echo(...parts: (string | Bytes)[]): Promise<void> {
 /** Starts to listen; port 0 means any free one. Rejects if that fails. */
 async function listen(hostname: string, port: number): Promise<Listener> {
   if (runtime.Deno) {
-    // As in PHP. With many clients, leave tcpBacklog out: some wait a second.
+    // 4 as in PHP. Leave it out for many clients: some would wait a second.
     return await runtime.Deno.listen({ hostname, port, tcpBacklog: 4 });
   }
   const queue: Conn[] = [];
@@ -180,8 +181,8 @@ async function listen(hostname: string, port: number): Promise<Listener> {
 }
 
 /**
- * Bun calls these functions when something happens to a socket. They store what
- * it was in `socket.data`, and wake the read or the write that waits.
+ * Bun calls these functions when something happens to a socket. They note it in
+ * `socket.data`, and wake the read() or the write() that waits.
  */
 function bunCallbacks(opened?: (socket: BunSocket) => void) {
   const ended = ({ data }: BunSocket, error?: Error) => {
@@ -195,8 +196,8 @@ function bunCallbacks(opened?: (socket: BunSocket) => void) {
       opened?.(socket);
     },
     data(socket: BunSocket, chunk: Uint8Array) {
-      // Stop reading at the second unread chunk: the sender must wait then,
-      // and memory stays small. To stop at each chunk would be slower.
+      // Stop reading at the second unread chunk, so that memory stays small.
+      // To stop at the first one too would be slower.
       if (socket.data.unread.length > 0) socket.pause();
       socket.data.unread.push(chunk);
       socket.data.wake();
@@ -241,7 +242,7 @@ function bunConn(socket: BunSocket): Conn {
   };
 }
 
-/** wait() returns a promise, and the next wake() resolves all of them. */
+/** Makes wait() and wake(): wake() resolves what wait() has returned so far. */
 function condition() {
   let waiting: (() => void)[] = [];
   return {
@@ -285,7 +286,7 @@ interface Listener {
 interface Conn {
   /** Reads into `buf`, and returns how many bytes, or null at the end. */
   read(buf: Uint8Array): Promise<number | null>;
-  /** Writes what the system takes, and returns how many bytes. */
+  /** Writes what the system takes now, and returns how many bytes, maybe 0. */
   write(bytes: Uint8Array): Promise<number>;
   /** Tells the other end that no more will come. One can still read. */
   closeWrite(): Promise<void>;
