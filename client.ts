@@ -48,9 +48,9 @@ if (sent === undefined) runtime.process.exit(1); // the write had failed
 /** Returns the arguments or the defaults. Exits if one is wrong, or is `-h`. */
 function readClientArguments() {
   const hello = "你好,伺服器!\n";
-  const usage = "用法:bun client.ts [ip] [port] [message] " +
-    "(或 deno run --allow-net client.ts …),預設:127.0.0.1 1935 " +
-    JSON.stringify(hello) + ",port:1 到 65535";
+  const usage = "用法：bun client.ts [ip] [port] [message]" +
+    "（或 deno run --allow-net client.ts …）。要先寫 ip。" +
+    `預設 127.0.0.1 1935 ${JSON.stringify(hello)}；port 是 1 到 65535。`;
   const args = runtime.Deno ? runtime.Deno.args : runtime.process.argv.slice(2);
   const [ip = "127.0.0.1", port = "1935", message = hello, ...others] = args;
   if (ip === "-h" || ip === "--help") {
@@ -58,9 +58,10 @@ function readClientArguments() {
     runtime.process.exit(0);
   }
   if (
+    !(runtime.Deno || runtime.Bun) || // Node.js, which has neither
     /^\d*$/.test(ip) || // empty, or only digits: the ip was left out
     !/^\d+$/.test(port) || Number(port) < 1 || Number(port) > 65535 ||
-    others.length > 0 || !(runtime.Deno || runtime.Bun) // on Node.js
+    others.length > 0
   ) {
     console.warn(usage);
     runtime.process.exit(2);

@@ -47,9 +47,9 @@ sock.close();
 
 /** Returns the arguments or the defaults. Exits if one is wrong, or is `-h`. */
 function readServerArguments() {
-  const usage = "用法:bun server.ts [ip] [port] [clients] " +
-    "(或 deno run --allow-net server.ts …),預設:127.0.0.1 1935 5," +
-    "port:0 到 65535,clients:正整數或 Infinity";
+  const usage = "用法：bun server.ts [ip] [port] [clients]" +
+    "（或 deno run --allow-net server.ts …）。要先寫 ip。" +
+    "預設 127.0.0.1 1935 5；port 是 0 到 65535；clients 是正整數或 Infinity。";
   const args = runtime.Deno ? runtime.Deno.args : runtime.process.argv.slice(2);
   const [ip = "127.0.0.1", port = "1935", clients = "5", ...others] = args;
   if (ip === "-h" || ip === "--help") {
@@ -57,10 +57,11 @@ function readServerArguments() {
     runtime.process.exit(0);
   }
   if (
+    !(runtime.Deno || runtime.Bun) || // Node.js, which has neither
     /^\d*$/.test(ip) || // empty, or only digits: the ip was left out
     !/^\d+$/.test(port) || Number(port) > 65535 ||
     !/^(\d+|Infinity)$/.test(clients) || Number(clients) < 1 ||
-    others.length > 0 || !(runtime.Deno || runtime.Bun) // on Node.js
+    others.length > 0
   ) {
     console.warn(usage);
     runtime.process.exit(2);
