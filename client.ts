@@ -117,7 +117,7 @@ function die(step: string) {
 /** Prints the parts, text as UTF-8, and waits until stdout has taken them. */
 async function echo(...parts: (string | Bytes)[]): Promise<void> {
   if (runtime.Deno) {
-    const { build, stdout } = runtime.Deno;
+    const { build, errors, stdout } = runtime.Deno;
     for (const part of parts) {
       let rest = toBytes(part);
       if (build.os === "windows" && stdout.isTerminal()) {
@@ -125,8 +125,16 @@ async function echo(...parts: (string | Bytes)[]): Promise<void> {
         // A cut character waits for the next part; an empty part ends the wait.
         rest = toBytes(decoder.decode(rest, { stream: part.length > 0 }));
       }
-      // Not stdout.write(): it uses a thread, and is several times slower.
-      while (rest.length > 0) rest = rest.subarray(stdout.writeSync(rest));
+      while (rest.length > 0) {
+        try {
+          // Not stdout.write(): it uses a thread, and is several times slower.
+          rest = rest.subarray(stdout.writeSync(rest));
+        } catch (error) {
+          // Full, and non-blocking because of another program: wait 5 ms.
+          if (!(error instanceof errors.WouldBlock)) throw error;
+          Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5);
+        }
+      }
     }
   } else {
     // In one piece: console.write(a, b) does not wait until both are written.
@@ -228,6 +236,7 @@ interface DenoRuntime {
     listen(options: object): Listener;
     connect(options: object): Promise<Conn>;
     build: { os: string };
+    errors: { WouldBlock: new () => Error };
     stdout: { writeSync(data: Uint8Array): number; isTerminal(): boolean };
   };
   process: { argv: string[]; exit(code: number): never };
