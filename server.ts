@@ -8,7 +8,7 @@
  */
 export {}; // makes this a module: await may stand outside functions
 
-// What the functions below need: the runtime, Deno or Bun, and a decoder.
+// These stand above the story, because it calls functions that use them.
 const runtime = globalThis as object as DenoRuntime | BunRuntime;
 const decoder = new TextDecoder(); // for echo on a Windows console
 
@@ -25,8 +25,8 @@ do {
     .catch(die("socket_accept() failed: reason: "));
 
   // socket_write: greet the client; if that fails, warn and go on
-  await write(msgsock, "測試成功!\n")
-    .catch(warn("socket_write() 失敗的原因是:"));
+  const msg = "測試成功!\n";
+  await write(msgsock, msg).catch(warn("socket_write() 失敗的原因是:"));
 
   await echo("測試成功了啊\n").catch(die("echo 失敗的原因是:"));
 
@@ -44,6 +44,8 @@ do {
 
 // socket_close: let no more clients connect
 sock.close();
+
+// ---- Functions: what both scripts have is the same, so some is unused here
 
 /** Returns the arguments or the defaults. Exits if one is wrong, or is `-h`. */
 function readServerArguments() {
@@ -72,7 +74,7 @@ function readServerArguments() {
 /** Takes the next client, in order of arrival. Rejects if `sock` is closed. */
 function accept(sock: Listener): Promise<Conn> {
   // Deno rejects for a client that is already gone, with one of these codes,
-  // depending on the system. In that case, take the next client.
+  // depending on the system. Other errors, such as EMFILE, are for the caller.
   const gone = ["ENOTCONN", "EINVAL", "ECONNABORTED", "ECONNRESET"];
   return sock.accept().catch((error: SystemError) => {
     if (!gone.includes(error.code ?? "")) throw error;
@@ -85,7 +87,7 @@ function accept(sock: Listener): Promise<Conn> {
  * Sends all of `data`, text as UTF-8, and returns its length in bytes. Rejects
  * if the connection is gone. Await it before the next, or the bytes may mix.
  */
-async function write(conn: Conn, data: string | Uint8Array): Promise<number> {
+async function write(conn: Conn, data: string | Uint8Array) {
   const bytes = toBytes(data);
   let sent = 0;
   while (sent < bytes.length) sent += await conn.write(bytes.subarray(sent));
@@ -95,10 +97,9 @@ async function write(conn: Conn, data: string | Uint8Array): Promise<number> {
 /**
  * Reads once: returns at most `length` bytes, or an empty array if the other
  * side has sent all. Rejects once after a reset, when all before it was read.
- * If a timeout comes first, await the same promise later, and do not read
- * again: the next bytes go to this promise.
+ * A read that has begun takes the next bytes: do not begin another before it.
  */
-async function read(conn: Conn, length: number): Promise<Bytes> {
+async function read(conn: Conn, length: number) {
   const buf = new Uint8Array(length);
   const count = await conn.read(buf) ?? 0; // null at the end
   return count < length ? buf.slice(0, count) : buf;
@@ -127,7 +128,7 @@ function die(step: string) {
 // ---- What differs between Deno and Bun
 
 /** Prints the parts, text as UTF-8, and waits until stdout has taken them. */
-async function echo(...parts: (string | Bytes)[]): Promise<void> {
+async function echo(...parts: (string | Uint8Array<ArrayBuffer>)[]) {
   if (runtime.Deno) {
     const { build, errors, stdout } = runtime.Deno;
     for (const part of parts) {
@@ -157,7 +158,7 @@ async function echo(...parts: (string | Bytes)[]): Promise<void> {
 /** Starts to listen; port 0 means any free one. Rejects if that fails. */
 async function listen(hostname: string, port: number): Promise<Listener> {
   if (runtime.Deno) {
-    // 4 as in PHP. Leave it out for many clients: some would wait a second.
+    // 4 as in PHP: more clients at once must try again, after a second.
     return await runtime.Deno.listen({ hostname, port, tcpBacklog: 4 });
   }
   const queue: Conn[] = [];
@@ -195,19 +196,18 @@ async function listen(hostname: string, port: number): Promise<Listener> {
  */
 function bunCallbacks(opened?: (socket: BunSocket) => void) {
   const ended = ({ data }: BunSocket, error?: Error) => {
-    data.end ??= { error }; // a reset after the end changes nothing
+    if (error && !data.ended) data.errors.push(error); // no reset after the end
+    data.ended = true;
     data.wake();
   };
   return {
     open(socket: BunSocket) {
       socket.pause(); // Bun would read at once, and not wait for read()
-      socket.data = { unread: [], ...condition() };
+      socket.data = { unread: [], errors: [], ended: false, ...condition() };
       opened?.(socket);
     },
     data(socket: BunSocket, chunk: Uint8Array) {
-      // Stop reading at the second unread chunk, so that memory stays small.
-      // To stop at the first one too would be slower.
-      if (socket.data.unread.length > 0) socket.pause();
+      socket.pause(); // until the next read(), so that memory stays small
       socket.data.unread.push(chunk);
       socket.data.wake();
     },
@@ -219,53 +219,53 @@ function bunCallbacks(opened?: (socket: BunSocket) => void) {
 
 /** Makes a Conn, as Deno has it, out of Bun's socket. */
 function bunConn(socket: BunSocket): Conn {
-  const { data } = socket;
-  const takeError = () => {
-    const error = data.end?.error;
-    delete data.end?.error; // thrown only once, as by the system
-    return error;
-  };
+  const { unread, errors, wait } = socket.data;
   return {
     async read(buf) {
-      while (data.unread.length === 0 && !data.end) {
+      while (unread.length === 0 && !socket.data.ended) {
         socket.resume();
-        await data.wait();
+        await wait();
       }
-      const chunk = data.unread.shift();
-      const error = chunk ? undefined : takeError();
-      if (error) throw error;
-      if (!chunk) return null;
+      const chunk = unread.shift();
+      if (!chunk) {
+        const error = errors.shift(); // thrown once, as by the system
+        if (error) throw error;
+        return null;
+      }
       const count = Math.min(chunk.length, buf.length);
       buf.set(chunk.subarray(0, count));
-      if (count < chunk.length) data.unread.unshift(chunk.subarray(count));
+      if (count < chunk.length) unread.unshift(chunk.subarray(count));
       return count;
     },
     async write(bytes) {
       const count = socket.write(bytes);
-      if (count < 0) throw takeError() ?? Error("the connection is closed");
-      if (count === 0) await data.wait();
+      if (count < 0) throw errors.shift() ?? Error("the connection is closed");
+      if (count === 0) await wait();
       return count;
     },
-    closeWrite: () => Promise.resolve(socket.shutdown()),
+    closeWrite: async () => await socket.shutdown(),
     close: () => socket.close(),
   };
 }
 
 /** Makes wait() and wake(): wake() resolves what wait() has returned so far. */
 function condition() {
-  let waiting: (() => void)[] = [];
+  const waiting: (() => void)[] = [];
   return {
     wait: () => new Promise<void>((resolve) => waiting.push(resolve)),
     wake() {
-      for (const resolve of waiting) resolve();
-      waiting = [];
+      for (const resolve of waiting.splice(0)) resolve();
     },
   };
 }
 
 // ---- Types: what the two scripts use of Deno and of Bun
 
-interface DenoRuntime {
+interface BothRuntimes {
+  process: { argv: string[]; exit(code: number): never };
+}
+
+interface DenoRuntime extends BothRuntimes {
   Deno: {
     args: string[];
     listen(options: object): Listener;
@@ -274,17 +274,15 @@ interface DenoRuntime {
     errors: { WouldBlock: new () => Error };
     stdout: { writeSync(data: Uint8Array): number; isTerminal(): boolean };
   };
-  process: { argv: string[]; exit(code: number): never };
 }
 
-interface BunRuntime {
+interface BunRuntime extends BothRuntimes {
   Deno?: undefined; // so that runtime.Deno tells which of the two it is
   Bun: {
     listen(options: object): { port: number; stop(): void };
     connect(options: object): Promise<BunSocket>;
   };
   console: { write(data: Uint8Array): number | Promise<number> };
-  process: { argv: string[]; exit(code: number): never };
 }
 
 interface Listener {
@@ -306,8 +304,8 @@ interface Conn {
 interface BunSocket {
   data: {
     unread: Uint8Array[];
-    /** Set when no more will come; `error` is a reset not yet thrown. */
-    end?: { error?: Error };
+    errors: Error[]; // a reset that read() or write() has not yet thrown
+    ended: boolean; // no more will come
     wait(): Promise<void>;
     wake(): void;
   };
@@ -319,5 +317,4 @@ interface BunSocket {
   resume(): void;
 }
 
-type Bytes = Uint8Array<ArrayBuffer>; // as Blob and crypto.subtle take them
 type SystemError = Error & { code?: string };
