@@ -8,7 +8,7 @@
  */
 export {}; // makes this a module: await may stand outside functions
 
-// These stand above the story, because it calls functions that use them.
+// These stand first, because the story below calls functions that use them.
 const runtime = globalThis as object as DenoRuntime | BunRuntime;
 const decoder = new TextDecoder(); // for echo on a Windows console
 
@@ -45,7 +45,7 @@ sock.close();
 console.warn("已關閉連線");
 if (sent === undefined) runtime.process.exit(1); // the write had failed
 
-// ---- Functions: what both scripts have is the same, so some is unused here
+// ---- Functions: both scripts share them, so some parts are unused here
 
 /** Returns the arguments or the defaults. Exits if one is wrong, or is `-h`. */
 function readClientArguments() {
@@ -73,7 +73,7 @@ function readClientArguments() {
 
 /**
  * Sends all of `data`, text as UTF-8, and returns its length in bytes. Rejects
- * if the connection is gone. Await it before the next, or the bytes may mix.
+ * if the connection is gone. One write at a time, or the bytes of two mix.
  */
 async function write(conn: Conn, data: string | Uint8Array) {
   const bytes = toBytes(data);
@@ -84,8 +84,8 @@ async function write(conn: Conn, data: string | Uint8Array) {
 
 /**
  * Reads once: returns at most `length` bytes, or an empty array if the other
- * side has sent all. Rejects once after a reset, when all before it was read.
- * A read that has begun takes the next bytes: do not begin another before it.
+ * end has sent all. After a reset, returns what came before it, then rejects
+ * once. A read that has begun takes the next bytes: begin no other meanwhile.
  */
 async function read(conn: Conn, length: number) {
   const buf = new Uint8Array(length);
@@ -123,7 +123,7 @@ async function echo(...parts: (string | Uint8Array<ArrayBuffer>)[]) {
       let rest = toBytes(part);
       if (build.os === "windows" && stdout.isTerminal()) {
         // There, Deno throws at bytes that are not UTF-8: show U+FFFD instead.
-        // A cut character waits for the next part; an empty part ends the wait.
+        // A cut character waits for the next part; an empty part shows it.
         rest = toBytes(decoder.decode(rest, { stream: part.length > 0 }));
       }
       while (rest.length > 0) {
@@ -131,7 +131,7 @@ async function echo(...parts: (string | Uint8Array<ArrayBuffer>)[]) {
           // Not stdout.write(): it uses a thread, and is several times slower.
           rest = rest.subarray(stdout.writeSync(rest));
         } catch (error) {
-          // Full, and non-blocking because of another program: wait 5 ms.
+          // Another program has made it non-blocking, and it is full: wait 5 ms.
           if (!(error instanceof errors.WouldBlock)) throw error;
           Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5);
         }
@@ -161,7 +161,7 @@ async function connect(hostname: string, port: number): Promise<Conn> {
  */
 function bunCallbacks(opened?: (socket: BunSocket) => void) {
   const ended = ({ data }: BunSocket, error?: Error) => {
-    if (error && !data.ended) data.errors.push(error); // no reset after the end
+    if (error && !data.ended) data.errors.push(error); // not after the end
     data.ended = true;
     data.wake();
   };

@@ -581,7 +581,7 @@ for (const runtime of runtimes) {
 
     backEnd.close();
     assert.equal(await converse(port, ""), "");
-  });
+  }, afterClose);
 
   readme("within rejects if a read takes too long, which goes on", async () => {
     const story = `
