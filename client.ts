@@ -126,14 +126,22 @@ async function echo(...parts: (string | Uint8Array<ArrayBuffer>)[]) {
         // A cut character waits for the next part; an empty part shows it.
         rest = toBytes(decoder.decode(rest, { stream: part.length > 0 }));
       }
-      while (rest.length > 0) {
+      let full = false; // stdout, where another program made it non-blocking
+      while (full || rest.length > 0) {
+        // Then Deno throws, and tells no count. Cut after a newline, it has taken
+        // nothing; a short piece without one, it has kept, and still has to write.
+        let piece = rest.subarray(0, 4096);
+        piece = piece.subarray(0, piece.lastIndexOf(10) + 1 || 4096);
+        const kept = piece.length < 1024 && piece.at(-1) !== 10;
         try {
           // Not stdout.write(): it uses a thread, and is several times slower.
-          rest = rest.subarray(stdout.writeSync(rest));
+          rest = rest.subarray(stdout.writeSync(piece));
+          full = false;
         } catch (error) {
-          // Another program has made it non-blocking, and it is full: wait 5 ms.
           if (!(error instanceof errors.WouldBlock)) throw error;
-          Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5);
+          if (kept) rest = rest.subarray(piece.length);
+          full = true;
+          Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5); // ms
         }
       }
     }

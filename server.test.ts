@@ -448,17 +448,19 @@ for (const runtime of runtimes) {
     liftedOut("echo waits for a full stdout that does not block", async () => {
       const story = `
         let full = false;
-        await Promise.all([echo("1234", "5"), echo("6")]);
+        await Promise.all([echo("12\\n34", "5"), echo("6\\n")]);
         sock.close();
-        function writeIfNotFull(data: Uint8Array) {
+        function writeOrThrow(data: Uint8Array) {
           full = !full;
+          // As Deno: a short piece without a newline is kept all the same.
+          if (full && data.at(-1) !== 10) Deno.stdout.writeSync(data);
           if (full) throw new Deno.errors.WouldBlock("as told");
-          return Deno.stdout.writeSync(data.subarray(0, 3));
+          return Deno.stdout.writeSync(data);
         }
       `;
-      const edits = [["stdout.writeSync(rest)", "writeIfNotFull(rest)"]];
+      const edits = [["stdout.writeSync(piece)", "writeOrThrow(piece)"]];
       const server = await startServer(runtime, { story, edits });
-      await server.ends(0, "123456");
+      await server.ends(0, "12\n3456\n");
     });
   }
 
