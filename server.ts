@@ -74,7 +74,7 @@ function readServerArguments() {
 /** Takes the next client, in order of arrival. Rejects if `sock` is closed. */
 function accept(sock: Listener): Promise<Conn> {
   // Deno rejects for a client that is already gone, with one of these codes,
-  // depending on the system. Other errors, such as EMFILE, are for the caller.
+  // depending on the system. Its other errors, as EMFILE, are for the caller.
   const gone = ["ENOTCONN", "EINVAL", "ECONNABORTED", "ECONNRESET"];
   return sock.accept().catch((error: SystemError) => {
     if (!gone.includes(error.code ?? "")) throw error;
