@@ -444,26 +444,6 @@ for (const runtime of runtimes) {
     await server.ends(0, "123456");
   });
 
-  if (!bun) { // Bun itself waits for any stdout
-    liftedOut("echo waits for a full stdout that does not block", async () => {
-      const story = `
-        let full = false;
-        await Promise.all([echo("12\\n34", "5"), echo("6\\n")]);
-        sock.close();
-        function writeOrThrow(data: Uint8Array) {
-          full = !full;
-          // As Deno: a short piece without a newline is kept all the same.
-          if (full && data.at(-1) !== 10) Deno.stdout.writeSync(data);
-          if (full) throw new Deno.errors.WouldBlock("as told");
-          return Deno.stdout.writeSync(data);
-        }
-      `;
-      const edits = [["stdout.writeSync(piece)", "writeOrThrow(piece)"]];
-      const server = await startServer(runtime, { story, edits });
-      await server.ends(0, "12\n3456\n");
-    });
-  }
-
   liftedOut("accept rejects if the listener is closed", async () => {
     const story = `
       const waiting = accept(sock).catch(warn("socket_accept() failed: reason: "));

@@ -130,7 +130,7 @@ function die(step: string) {
 /** Prints the parts, text as UTF-8, and waits until stdout has taken them. */
 async function echo(...parts: (string | Uint8Array<ArrayBuffer>)[]) {
   if (runtime.Deno) {
-    const { build, errors, stdout } = runtime.Deno;
+    const { build, stdout } = runtime.Deno;
     for (const part of parts) {
       let rest = toBytes(part);
       if (build.os === "windows" && stdout.isTerminal()) {
@@ -138,24 +138,8 @@ async function echo(...parts: (string | Uint8Array<ArrayBuffer>)[]) {
         // A cut character waits for the next part; an empty part shows it.
         rest = toBytes(decoder.decode(rest, { stream: part.length > 0 }));
       }
-      let full = false; // stdout, where another program made it non-blocking
-      while (full || rest.length > 0) {
-        // Then Deno throws, and tells no count. Cut after a newline, it has taken
-        // nothing; a short piece without one, it has kept, and still has to write.
-        let piece = rest.subarray(0, 4096);
-        piece = piece.subarray(0, piece.lastIndexOf(10) + 1 || 4096);
-        const kept = piece.length < 1024 && piece.at(-1) !== 10;
-        try {
-          // Not stdout.write(): it uses a thread, and is several times slower.
-          rest = rest.subarray(stdout.writeSync(piece));
-          full = false;
-        } catch (error) {
-          if (!(error instanceof errors.WouldBlock)) throw error;
-          if (kept) rest = rest.subarray(piece.length);
-          full = true;
-          Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5); // ms
-        }
-      }
+      // Not stdout.write(): it uses a thread, and is several times slower.
+      while (rest.length > 0) rest = rest.subarray(stdout.writeSync(rest));
     }
   } else {
     // In one piece: console.write(a, b) does not wait until both are written.
@@ -279,7 +263,6 @@ interface DenoRuntime extends BothRuntimes {
     listen(options: object): Listener;
     connect(options: object): Promise<Conn>;
     build: { os: string };
-    errors: { WouldBlock: new () => Error };
     stdout: { writeSync(data: Uint8Array): number; isTerminal(): boolean };
   };
 }
