@@ -8,19 +8,22 @@
  */
 export {}; // makes this a module: await may stand outside functions
 
-// These stand first, because the story below calls functions that use them.
+// These stand first: unlike a function, a const cannot be used above its line.
+// "as object" first: TypeScript may refuse to cast globalThis directly.
 const runtime = globalThis as object as DenoRuntime | BunRuntime;
 const decoder = new TextDecoder(); // for echo on a Windows console
 
 const { ip, port, message } = readClientArguments();
 
-// socket_create, socket_connect: reach the server
-console.warn(`正在連線到 ${ip}:${port}`); // stdout is for the data
+console.warn(`正在連線到 ${ip}:${port}`); // goes to stderr
+
+// socket_create, socket_connect in one call. If it fails, .catch() calls what
+// die() made: that prints this text and the reason, and exits.
 const sock = await connect(ip, port)
   .catch(die("socket_connect() 失敗的原因是:"));
 console.warn("已連線");
 
-// socket_write: if it fails, what the server has said can still be read
+// socket_write: if it fails, still read what the server says, and exit with 1
 const sent = await write(sock, message)
   .catch(warn("socket_write() 失敗的原因是:"));
 if (sent !== undefined) console.warn(`已傳送 ${sent} 個位元組`);
@@ -30,7 +33,8 @@ if (message === "") {
   await sock.closeWrite().catch(die("socket_shutdown() 失敗的原因是:"));
 }
 
-// socket_read: print each part as it comes, until the server closes
+// socket_read: print each part as it comes, until an empty one: the server has
+// closed (echo needs that part too, to show a character that was cut)
 let received = 0;
 let buf;
 do {
@@ -43,17 +47,18 @@ console.warn(`已收到 ${received} 個位元組`);
 // socket_close: close the connection
 sock.close();
 console.warn("已關閉連線");
-if (sent === undefined) runtime.process.exit(1); // the write had failed
+if (sent === undefined) runtime.process.exit(1); // socket_write has failed
 
-// ---- Functions: both scripts share them, so some parts are unused here
+// ---- Functions (some of their parts, and of the types, only server.ts uses)
 
-/** Returns the arguments or the defaults. Exits if one is wrong, or is `-h`. */
+/** Returns the arguments or defaults. Exits if one is wrong, or for `-h`. */
 function readClientArguments() {
-  const hello = "你好,伺服器!\n";
   const usage = "用法：bun client.ts [ip] [port] [message]" +
-    "（或 deno run --allow-net client.ts …）。要先寫 ip。" +
-    `預設 127.0.0.1 1935 ${JSON.stringify(hello)}；port 是 1 到 65535。`;
+    "（或 deno run --allow-net client.ts …）。要先寫 ip；預設依序為 " +
+    "127.0.0.1、1935、你好,伺服器!（加換行）。port 是 1 到 65535。";
+  // Deno has process.argv too, but needs 10 to 20 ms to make it.
   const args = runtime.Deno ? runtime.Deno.args : runtime.process.argv.slice(2);
+  const hello = "你好,伺服器!\n";
   const [ip = "127.0.0.1", port = "1935", message = hello, ...others] = args;
   if (ip === "-h" || ip === "--help") {
     console.log(usage);
@@ -62,6 +67,7 @@ function readClientArguments() {
   if (
     !(runtime.Deno || runtime.Bun) || // Node.js, which has neither
     /^\d*$/.test(ip) || // empty, or only digits: the ip was left out
+    /^-|\/|^[^:]*:\d+$/.test(ip) || // an option, a URL, or ip:port
     !/^\d+$/.test(port) || Number(port) < 1 || Number(port) > 65535 ||
     others.length > 0
   ) {
@@ -83,14 +89,14 @@ async function write(conn: Conn, data: string | Uint8Array) {
 }
 
 /**
- * Reads once: returns at most `length` bytes, or an empty array if the other
- * end has sent all. After a reset, returns what came before it, then rejects
- * once. A read that has begun takes the next bytes: begin no other meanwhile.
+ * Reads once: returns at most `length` bytes, or an empty array at the end.
+ * After a reset, it returns what had arrived; the next call rejects, unless
+ * write() already has; later calls return an empty array. One read at a time.
  */
 async function read(conn: Conn, length: number) {
   const buf = new Uint8Array(length);
   const count = await conn.read(buf) ?? 0; // null at the end
-  return count < length ? buf.slice(0, count) : buf;
+  return buf.subarray(0, count);
 }
 
 /** Returns text as UTF-8, and bytes as they are. */
@@ -100,8 +106,9 @@ function toBytes(data: string | Uint8Array): Uint8Array {
 
 /** Makes a function for .catch(): it prints on stderr what failed, and why. */
 function warn(step: string) {
-  return ({ message, code = "" }: SystemError): undefined => {
-    console.warn(step + message + (message.includes(code) ? "" : ` (${code})`));
+  return ({ message, code }: SystemError) => {
+    const added = code && !message.includes(code) ? ` (${code})` : "";
+    console.warn(step + message + added);
   };
 }
 
@@ -109,7 +116,7 @@ function warn(step: string) {
 function die(step: string) {
   return (error: SystemError) => {
     warn(step)(error);
-    return runtime.process.exit(1); // never returns: its type is never
+    return runtime.process.exit(1); // never returns, so sock is never undefined
   };
 }
 
@@ -123,7 +130,7 @@ async function echo(...parts: (string | Uint8Array<ArrayBuffer>)[]) {
       let rest = toBytes(part);
       if (build.os === "windows" && stdout.isTerminal()) {
         // There, Deno throws at bytes that are not UTF-8: show U+FFFD instead.
-        // A cut character waits for the next part; an empty part shows it.
+        // A cut character waits for more; an empty part, the last, shows it.
         rest = toBytes(decoder.decode(rest, { stream: part.length > 0 }));
       }
       // Not stdout.write(): it uses a thread, and is several times slower.
@@ -147,65 +154,65 @@ async function connect(hostname: string, port: number): Promise<Conn> {
   return bunConn(socket);
 }
 
-/**
- * Bun calls these functions when something happens to a socket. They note it in
- * `socket.data`, and wake the read() or the write() that waits.
- */
-function bunCallbacks(opened?: (socket: BunSocket) => void) {
-  const ended = ({ data }: BunSocket, error?: Error) => {
-    if (error && !data.ended) data.errors.push(error); // not after the end
-    data.ended = true;
-    data.wake();
+/** Bun calls these functions; they note in `socket.data` what has happened. */
+function bunCallbacks(onOpen?: (socket: BunSocket) => void) {
+  const onEnd = ({ data: state }: BunSocket, error?: Error) => {
+    // A reset after the end is no error for read(): all data has come.
+    if (error && !state.ended) state.errors.push(error);
+    state.ended = true;
+    state.wake();
   };
   return {
     open(socket: BunSocket) {
       socket.pause(); // Bun would read at once, and not wait for read()
       socket.data = { unread: [], errors: [], ended: false, ...condition() };
-      opened?.(socket);
+      onOpen?.(socket);
     },
     data(socket: BunSocket, chunk: Uint8Array) {
       socket.pause(); // until the next read(), so that memory stays small
       socket.data.unread.push(chunk);
       socket.data.wake();
     },
-    drain: ({ data }: BunSocket) => data.wake(), // there is room to write
-    end: ended,
-    close: ended,
+    drain: (socket: BunSocket) => socket.data.wake(), // there is room to write
+    end: onEnd, // the other end has sent all
+    close: onEnd, // the connection is gone; only here there may be an error
   };
 }
 
 /** Makes a Conn, as Deno has it, out of Bun's socket. */
 function bunConn(socket: BunSocket): Conn {
-  const { unread, errors, wait } = socket.data;
+  const state = socket.data;
   return {
     async read(buf) {
-      while (unread.length === 0 && !socket.data.ended) {
+      while (state.unread.length === 0 && !state.ended) {
         socket.resume();
-        await wait();
+        await state.wait(); // any callback ends it: look again
       }
-      const chunk = unread.shift();
+      const chunk = state.unread.shift();
       if (!chunk) {
-        const error = errors.shift(); // thrown once, as by the system
+        const error = state.errors.shift(); // once: later reads return null
         if (error) throw error;
         return null;
       }
       const count = Math.min(chunk.length, buf.length);
       buf.set(chunk.subarray(0, count));
-      if (count < chunk.length) unread.unshift(chunk.subarray(count));
+      if (count < chunk.length) state.unread.unshift(chunk.subarray(count));
       return count;
     },
     async write(bytes) {
       const count = socket.write(bytes);
-      if (count < 0) throw errors.shift() ?? Error("the connection is closed");
-      if (count === 0) await wait();
+      if (count < 0) { // closed: throw the reason, if Bun has told it
+        throw state.errors.shift() ?? Error("the connection is closed");
+      }
+      if (count === 0) await state.wait(); // any callback ends it: try again
       return count;
     },
-    closeWrite: async () => await socket.shutdown(),
+    closeWrite: () => Promise.resolve(socket.shutdown()), // it never rejects
     close: () => socket.close(),
   };
 }
 
-/** Makes wait() and wake(): wake() resolves what wait() has returned so far. */
+/** Makes wait() and wake(): wake() ends each wait() that is pending. */
 function condition() {
   const waiting: (() => void)[] = [];
   return {
@@ -218,11 +225,8 @@ function condition() {
 
 // ---- Types: what the two scripts use of Deno and of Bun
 
-interface BothRuntimes {
+interface DenoRuntime {
   process: { argv: string[]; exit(code: number): never };
-}
-
-interface DenoRuntime extends BothRuntimes {
   Deno: {
     args: string[];
     listen(options: object): Listener;
@@ -232,7 +236,8 @@ interface DenoRuntime extends BothRuntimes {
   };
 }
 
-interface BunRuntime extends BothRuntimes {
+interface BunRuntime {
+  process: { argv: string[]; exit(code: number): never };
   Deno?: undefined; // so that runtime.Deno tells which of the two it is
   Bun: {
     listen(options: object): { port: number; stop(): void };

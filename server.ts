@@ -8,33 +8,36 @@
  */
 export {}; // makes this a module: await may stand outside functions
 
-// These stand first, because the story below calls functions that use them.
+// These stand first: unlike a function, a const cannot be used above its line.
+// "as object" first: TypeScript may refuse to cast globalThis directly.
 const runtime = globalThis as object as DenoRuntime | BunRuntime;
 const decoder = new TextDecoder(); // for echo on a Windows console
 
 const { ip, port, clients } = readServerArguments();
 
-// socket_create, socket_bind, socket_listen: let clients connect
+// socket_create, socket_bind, socket_listen in one call. If it fails, .catch()
+// calls what die() made: that prints this text and the reason, and exits.
 const sock = await listen(ip, port).catch(die("socket_bind() 失敗的原因是:"));
-console.warn(`正在監聽 ${ip}:${sock.addr.port}`); // stdout is for the data
+console.warn(`正在監聽 ${ip}:${sock.addr.port}`); // goes to stderr
 
 let count = 0;
 do {
-  // socket_accept: wait for the next client
+  // socket_accept: wait for the next client; if that fails for good, exit
   const msgsock = await accept(sock)
     .catch(die("socket_accept() failed: reason: "));
 
-  // socket_write: greet the client; if that fails, warn and go on
+  // socket_write: greet the client; if that fails, print why and go on
   const msg = "測試成功!\n";
   await write(msgsock, msg).catch(warn("socket_write() 失敗的原因是:"));
 
+  // echo: print on stdout; if that fails, exit
   await echo("測試成功了啊\n").catch(die("echo 失敗的原因是:"));
 
-  // socket_read: wait for what the client says; if that fails, buf is undefined
+  // socket_read: once, up to 8192 bytes; if it fails, undefined (PHP: false)
   const buf = await read(msgsock, 8192)
     .catch(warn("socket_read() 失敗的原因是:"));
 
-  // an array: a string would change the bytes of buf that are not UTF-8
+  // an array: joined into a string, bytes that are not UTF-8 would change
   const talkback = ["收到的資訊:", buf ?? "", "\n"];
   await echo(...talkback).catch(die("echo 失敗的原因是:"));
 
@@ -42,16 +45,17 @@ do {
   msgsock.close();
 } while (++count < clients);
 
-// socket_close: let no more clients connect
+// socket_close: stop listening; clients that still wait are cut off
 sock.close();
 
-// ---- Functions: both scripts share them, so some parts are unused here
+// ---- Functions (some of their parts, and of the types, only client.ts uses)
 
-/** Returns the arguments or the defaults. Exits if one is wrong, or is `-h`. */
+/** Returns the arguments or defaults. Exits if one is wrong, or for `-h`. */
 function readServerArguments() {
   const usage = "用法：bun server.ts [ip] [port] [clients]" +
-    "（或 deno run --allow-net server.ts …）。要先寫 ip。" +
-    "預設 127.0.0.1 1935 5；port 是 0 到 65535；clients 是正整數或 Infinity。";
+    "（或 deno run --allow-net server.ts …）。要先寫 ip；預設依序為 " +
+    "127.0.0.1、1935、5。port 是 0 到 65535；clients 是正整數或 Infinity。";
+  // Deno has process.argv too, but needs 10 to 20 ms to make it.
   const args = runtime.Deno ? runtime.Deno.args : runtime.process.argv.slice(2);
   const [ip = "127.0.0.1", port = "1935", clients = "5", ...others] = args;
   if (ip === "-h" || ip === "--help") {
@@ -61,6 +65,7 @@ function readServerArguments() {
   if (
     !(runtime.Deno || runtime.Bun) || // Node.js, which has neither
     /^\d*$/.test(ip) || // empty, or only digits: the ip was left out
+    /^-|\/|^[^:]*:\d+$/.test(ip) || // an option, a URL, or ip:port
     !/^\d+$/.test(port) || Number(port) > 65535 ||
     !/^(\d+|Infinity)$/.test(clients) || Number(clients) < 1 ||
     others.length > 0
@@ -71,15 +76,15 @@ function readServerArguments() {
   return { ip, port: Number(port), clients: Number(clients) };
 }
 
-/** Takes the next client, in order of arrival. Rejects if `sock` is closed. */
+/** Takes the next client; one accept at a time. Rejects if `sock` is closed. */
 function accept(sock: Listener): Promise<Conn> {
-  // Deno rejects for a client that is already gone, with one of these codes,
-  // depending on the system. Its other errors, as EMFILE, are for the caller.
+  // Bun returns a client that is already gone: it counts. Deno rejects, with a
+  // code that depends on the system. Other errors, as EMFILE, go to the caller.
   const gone = ["ENOTCONN", "EINVAL", "ECONNABORTED", "ECONNRESET"];
   return sock.accept().catch((error: SystemError) => {
     if (!gone.includes(error.code ?? "")) throw error;
     warn("socket_accept() failed: reason: ")(error);
-    return accept(sock);
+    return accept(sock); // the next one
   });
 }
 
@@ -95,14 +100,14 @@ async function write(conn: Conn, data: string | Uint8Array) {
 }
 
 /**
- * Reads once: returns at most `length` bytes, or an empty array if the other
- * end has sent all. After a reset, returns what came before it, then rejects
- * once. A read that has begun takes the next bytes: begin no other meanwhile.
+ * Reads once: returns at most `length` bytes, or an empty array at the end.
+ * After a reset, it returns what had arrived; the next call rejects, unless
+ * write() already has; later calls return an empty array. One read at a time.
  */
 async function read(conn: Conn, length: number) {
   const buf = new Uint8Array(length);
   const count = await conn.read(buf) ?? 0; // null at the end
-  return count < length ? buf.slice(0, count) : buf;
+  return buf.subarray(0, count);
 }
 
 /** Returns text as UTF-8, and bytes as they are. */
@@ -112,8 +117,9 @@ function toBytes(data: string | Uint8Array): Uint8Array {
 
 /** Makes a function for .catch(): it prints on stderr what failed, and why. */
 function warn(step: string) {
-  return ({ message, code = "" }: SystemError): undefined => {
-    console.warn(step + message + (message.includes(code) ? "" : ` (${code})`));
+  return ({ message, code }: SystemError) => {
+    const added = code && !message.includes(code) ? ` (${code})` : "";
+    console.warn(step + message + added);
   };
 }
 
@@ -121,7 +127,7 @@ function warn(step: string) {
 function die(step: string) {
   return (error: SystemError) => {
     warn(step)(error);
-    return runtime.process.exit(1); // never returns: its type is never
+    return runtime.process.exit(1); // never returns, so sock is never undefined
   };
 }
 
@@ -135,7 +141,7 @@ async function echo(...parts: (string | Uint8Array<ArrayBuffer>)[]) {
       let rest = toBytes(part);
       if (build.os === "windows" && stdout.isTerminal()) {
         // There, Deno throws at bytes that are not UTF-8: show U+FFFD instead.
-        // A cut character waits for the next part; an empty part shows it.
+        // A cut character waits for more; an empty part, the last, shows it.
         rest = toBytes(decoder.decode(rest, { stream: part.length > 0 }));
       }
       // Not stdout.write(): it uses a thread, and is several times slower.
@@ -150,7 +156,8 @@ async function echo(...parts: (string | Uint8Array<ArrayBuffer>)[]) {
 /** Starts to listen; port 0 means any free one. Rejects if that fails. */
 async function listen(hostname: string, port: number): Promise<Listener> {
   if (runtime.Deno) {
-    // 4 as in PHP: more clients at once must try again, after a second.
+    // PHP's backlog. If it is full, the next client's system tries again, about
+    // a second later. Bun has none to set, and accepts each client at once.
     return await runtime.Deno.listen({ hostname, port, tcpBacklog: 4 });
   }
   const queue: Conn[] = [];
@@ -176,71 +183,71 @@ async function listen(hostname: string, port: number): Promise<Listener> {
     close() {
       closed = true;
       listener.stop();
-      for (const conn of queue.splice(0)) conn.close();
+      for (const conn of queue.splice(0)) conn.close(); // nobody accepts them
       wake();
     },
   };
 }
 
-/**
- * Bun calls these functions when something happens to a socket. They note it in
- * `socket.data`, and wake the read() or the write() that waits.
- */
-function bunCallbacks(opened?: (socket: BunSocket) => void) {
-  const ended = ({ data }: BunSocket, error?: Error) => {
-    if (error && !data.ended) data.errors.push(error); // not after the end
-    data.ended = true;
-    data.wake();
+/** Bun calls these functions; they note in `socket.data` what has happened. */
+function bunCallbacks(onOpen?: (socket: BunSocket) => void) {
+  const onEnd = ({ data: state }: BunSocket, error?: Error) => {
+    // A reset after the end is no error for read(): all data has come.
+    if (error && !state.ended) state.errors.push(error);
+    state.ended = true;
+    state.wake();
   };
   return {
     open(socket: BunSocket) {
       socket.pause(); // Bun would read at once, and not wait for read()
       socket.data = { unread: [], errors: [], ended: false, ...condition() };
-      opened?.(socket);
+      onOpen?.(socket);
     },
     data(socket: BunSocket, chunk: Uint8Array) {
       socket.pause(); // until the next read(), so that memory stays small
       socket.data.unread.push(chunk);
       socket.data.wake();
     },
-    drain: ({ data }: BunSocket) => data.wake(), // there is room to write
-    end: ended,
-    close: ended,
+    drain: (socket: BunSocket) => socket.data.wake(), // there is room to write
+    end: onEnd, // the other end has sent all
+    close: onEnd, // the connection is gone; only here there may be an error
   };
 }
 
 /** Makes a Conn, as Deno has it, out of Bun's socket. */
 function bunConn(socket: BunSocket): Conn {
-  const { unread, errors, wait } = socket.data;
+  const state = socket.data;
   return {
     async read(buf) {
-      while (unread.length === 0 && !socket.data.ended) {
+      while (state.unread.length === 0 && !state.ended) {
         socket.resume();
-        await wait();
+        await state.wait(); // any callback ends it: look again
       }
-      const chunk = unread.shift();
+      const chunk = state.unread.shift();
       if (!chunk) {
-        const error = errors.shift(); // thrown once, as by the system
+        const error = state.errors.shift(); // once: later reads return null
         if (error) throw error;
         return null;
       }
       const count = Math.min(chunk.length, buf.length);
       buf.set(chunk.subarray(0, count));
-      if (count < chunk.length) unread.unshift(chunk.subarray(count));
+      if (count < chunk.length) state.unread.unshift(chunk.subarray(count));
       return count;
     },
     async write(bytes) {
       const count = socket.write(bytes);
-      if (count < 0) throw errors.shift() ?? Error("the connection is closed");
-      if (count === 0) await wait();
+      if (count < 0) { // closed: throw the reason, if Bun has told it
+        throw state.errors.shift() ?? Error("the connection is closed");
+      }
+      if (count === 0) await state.wait(); // any callback ends it: try again
       return count;
     },
-    closeWrite: async () => await socket.shutdown(),
+    closeWrite: () => Promise.resolve(socket.shutdown()), // it never rejects
     close: () => socket.close(),
   };
 }
 
-/** Makes wait() and wake(): wake() resolves what wait() has returned so far. */
+/** Makes wait() and wake(): wake() ends each wait() that is pending. */
 function condition() {
   const waiting: (() => void)[] = [];
   return {
@@ -253,11 +260,8 @@ function condition() {
 
 // ---- Types: what the two scripts use of Deno and of Bun
 
-interface BothRuntimes {
+interface DenoRuntime {
   process: { argv: string[]; exit(code: number): never };
-}
-
-interface DenoRuntime extends BothRuntimes {
   Deno: {
     args: string[];
     listen(options: object): Listener;
@@ -267,7 +271,8 @@ interface DenoRuntime extends BothRuntimes {
   };
 }
 
-interface BunRuntime extends BothRuntimes {
+interface BunRuntime {
+  process: { argv: string[]; exit(code: number): never };
   Deno?: undefined; // so that runtime.Deno tells which of the two it is
   Bun: {
     listen(options: object): { port: number; stop(): void };
