@@ -15,7 +15,7 @@ const decoder = new TextDecoder(); // for echo on a Windows console
 
 const { ip, port, message } = readClientArguments();
 
-console.warn(`正在連線到 ${ip}:${port}`); // goes to stderr
+console.warn(`正在連線到 ${ip}:${port}`); // stderr; stdout is for data
 
 // socket_create, socket_connect in one call. If it fails, .catch() calls what
 // die() made: that prints this text and the reason, and exits.

@@ -18,7 +18,7 @@ const { ip, port, clients } = readServerArguments();
 // socket_create, socket_bind, socket_listen in one call. If it fails, .catch()
 // calls what die() made: that prints this text and the reason, and exits.
 const sock = await listen(ip, port).catch(die("socket_bind() 失敗的原因是:"));
-console.warn(`正在監聽 ${ip}:${sock.addr.port}`); // goes to stderr
+console.warn(`正在監聽 ${ip}:${sock.addr.port}`); // stderr; stdout is for data
 
 let count = 0;
 do {
